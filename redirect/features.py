@@ -1,0 +1,1 @@
+"""placeholder during set-up bring-up"""
