@@ -1,7 +1,7 @@
 """One immutable rule set: what `resolve` makes of documents and pods, and what every process of a node judges by.
 
 Only plain values (str, int, bool, tuple, frozenset, dict, None) inside frozen dataclasses, so that `policies.wire` can
-send it to workers and nothing here needs pydantic or YAML. INVARIANT: a dict inside is never changed after construction.
+send it to workers and nothing here needs pydantic or YAML. INVARIANT: a dict inside never changes after it was made.
 
 Absent and empty are different values everywhere: `None` is "no constraint", an empty tuple or set "matches nothing".
 """

@@ -4,12 +4,12 @@ import msgspec
 
 from policies.ruleset import RuleSet
 
-_encoder = msgspec.msgpack.Encoder(order="deterministic")
+_encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(RuleSet)
 
 
 def encode(rules: RuleSet) -> bytes:
-    """The same rule set gives the same bytes, whatever order its dicts and sets were made in."""
+    """Bytes that `decode` turns into an equal rule set."""
     return _encoder.encode(rules)
 
 
