@@ -1,0 +1,1 @@
+"""A file of lines that its own writer rotates."""
