@@ -1,0 +1,47 @@
+"""Counts of what one worker did and met. Names are append-only: status and tests read them."""
+
+from typing import Final
+
+NAMES: Final = (
+    "accepted",  # connections taken from a listener
+    "requests",  # request heads judged
+    "denied",  # of them refused by policy
+    "malformed",  # requests that cannot be read one way only
+    "upstream_opened",  # legs that stood
+    "upstream_failed",  # legs that were refused, timed out or could not be made
+    "upstream_retried",  # requests sent again because an idle leg closed as they were sent
+    "upstream_unsolicited",  # legs closed because bytes came without a request
+    "leg_port_busy",  # leg ports that another connection held
+    "leg_clash",  # loopback SYNs nobody answered: a 4-tuple in use elsewhere
+    "leg_ports_exhausted",  # legs given up because no port was free
+    "stock_empty",  # legs that had to wait for a prepared socket
+    "dialled_listener",  # connections made straight to one of our listeners
+    "peer_denied",  # connections that the kernel should have refused
+    "opaque",  # connections copied without being parsed
+    "opaque_closed",  # of them closed because a new revision no longer allows it
+    "limit_head",  # 431
+    "limit_head_time",  # 408
+    "limit_idle",  # closed for silence
+    "limit_connect",  # 504 while connecting
+    "limit_connections",  # 503, or a reset
+    "limit_lingering",  # reset instead of lingering
+    "accept_paused",  # no descriptors or memory left
+    "internal_error",  # a flow ended by an exception of ours
+)
+
+
+class Counters:
+    """Named counts; an unknown name is a programming error and raises KeyError."""
+
+    __slots__ = ("values",)
+
+    def __init__(self) -> None:
+        self.values: dict[str, int] = dict.fromkeys(NAMES, 0)
+
+    def add(self, name: str) -> None:
+        """Count one."""
+        self.values[name] += 1
+
+    def snapshot(self) -> dict[str, int]:
+        """A copy, for status."""
+        return dict(self.values)

@@ -1,0 +1,49 @@
+"""The rules in force in this worker: one engine at a time, swapped whole.
+
+INVARIANT: `engine` and `addresses` change together, in `swap`, on the event loop's thread. A request takes the engine once
+and is judged, permitted and recorded by it alone.
+"""
+
+from collections.abc import Callable
+from ipaddress import IPv6Address
+
+from policies.engine import Engine
+
+
+class PolicyBox:
+    """Current engine with atomic swap and subscribers."""
+
+    __slots__ = ("_subscribers", "addresses", "engine", "revision")
+
+    def __init__(self, engine: Engine) -> None:
+        self._subscribers: list[Callable[[], None]] = []
+        self.engine = engine
+        self.revision = engine.revision
+        self.addresses = engine.ruleset.addresses
+
+    def swap(self, engine: Engine) -> None:
+        """Put new rules in force. When it returns, every later request is judged by them and opaque flows that they no
+        longer allow are closed."""
+        self.engine = engine
+        self.revision = engine.revision
+        self.addresses = engine.ruleset.addresses
+        for subscriber in self._subscribers:
+            subscriber()
+
+    def subscribe(self, subscriber: Callable[[], None]) -> None:
+        """Call `subscriber` after every swap."""
+        self._subscribers.append(subscriber)
+
+    def identity_of(self, address: str) -> int:
+        """Identity number of a plain address, 0 when it is nobody's. A link-local peer has none, whatever the table says:
+        its address means something else on every link."""
+        known = self.addresses.get(address)
+        if known is None or address.startswith("fe") and IPv6Address(address).is_link_local:
+            return 0
+        return known[0]
+
+    def owns(self, endpoint_id: int, address: str) -> bool:
+        """Whether the address is one of the endpoint's own."""
+        rules = self.engine.ruleset.endpoints.get(endpoint_id)
+        known = self.addresses.get(address)
+        return rules is not None and known is not None and known[1] == f"{rules.namespace}/{rules.name}"
