@@ -131,6 +131,7 @@ class FlowFacts(msgspec.Struct, frozen=True):
     is_reply: True makes it a RESPONSE record with the sides swapped; Tulle's one record per decision is a REQUEST.
     suppressed: earlier denials of this 4-tuple that got no record of their own.
     time_ns: wall clock of the decision, nanoseconds since 1970 UTC; None is the writer's clock.
+    drop_reason_desc: a word of flow.proto's DropReason, written for DROPPED alone.
     """
 
     connection: Connection
@@ -144,6 +145,7 @@ class FlowFacts(msgspec.Struct, frozen=True):
     is_reply: bool = False
     suppressed: int = 0
     time_ns: int | None = None
+    drop_reason_desc: str = "POLICY_DENIED"
 
 
 def facts_from_denial(

@@ -44,7 +44,7 @@ def text(value: str, limit: int = MAX_TEXT) -> tuple[str, bool]:
 
 
 def reason(value: str) -> tuple[str, bool]:
-    """A reason in plain words. Messages quote what a client sent: it ends before the first quote, colon or other sign."""
+    """A reason in plain words. Messages may quote a client: it ends before the first quote, colon or other sign."""
     match = _NOT_REASON.search(value)
     cut = match is not None or len(value) > MAX_REASON
     return (value[: match.start()] if match else value)[:MAX_REASON].rstrip(), cut

@@ -1,9 +1,9 @@
 """Numbers, encodes and batches the records of one process, and accounts for every one that could not be written.
 
-Every record gets the next sequence number of its writer and boot, whether or not a sink can take it. What a sink refuses
-waits in a bounded buffer; what finds no room there is lost, and a lost-records record with the range of numbers stands in
-its place as soon as the sink takes lines again. So numbers and ranges together have no gap in any sink's stream, and a gap
-means that lines were taken away afterwards (rotation is the usual one).
+Every record gets the next sequence number of its writer and boot, whether or not a sink can take it. What a sink
+refuses waits in a bounded buffer; what finds no room there is lost, and a lost-records record with the range of numbers
+stands in its place as soon as the sink takes lines again. So numbers and ranges together have no gap in any sink's
+stream, and a gap means that lines were taken away afterwards (rotation is the usual one).
 """
 
 import asyncio
@@ -72,7 +72,7 @@ class _Outlet:
 class Writer:
     """The records of one process.
 
-    name: "node-a/worker-0"; a node has no two writers of one name and boot. boot: changes with every start of the process.
+    name: "node-a/worker-0"; no two writers share name and boot. boot: changes with every start of the process.
     sinks: each gets every record. clock: wall clock in nanoseconds since 1970 UTC.
 
     Without `attach` the caller calls `flush` itself.
@@ -100,8 +100,8 @@ class Writer:
         self._timer: asyncio.TimerHandle | None = None
         self._second = -1
         self._second_text = ""
-        # UUID version 8 (RFC 9562 5.8): 74 random bits for the writer, the last 48 count. A random UUID a record costs a
-        # system call.
+        # UUID version 8 (RFC 9562 5.8): 74 random bits for the writer, the last 48 count. A random UUID for each record
+        # would cost a system call.
         random = secrets.token_hex(9)
         self._uuid = f"{random[:8]}-{random[8:12]}-8{random[12:15]}-{secrets.choice('89ab')}{random[15:18]}-"
         self._policies: dict[tuple[int, tuple[tuple[str, str, str], ...]], tuple[schema.Policy, ...]] = {}
@@ -191,7 +191,7 @@ class Writer:
             is_reply=facts.is_reply,
         )
         if facts.verdict == "DROPPED":
-            flow.drop_reason_desc = "POLICY_DENIED"
+            flow.drop_reason_desc = facts.drop_reason_desc
         request = facts.request
         if request is None:
             flow.Type, flow.event_type, flow.Summary = "L3_L4", _DROP, "TCP"

@@ -1,0 +1,114 @@
+"""Which records a person wants to see. Values of one option are alternatives; different options must all hold."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+
+from audit.schema import Endpoint, Record
+
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)").fullmatch
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_URL_PATH = re.compile(r"[^:/]*://[^/?#]*([^?#]*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Empty means no constraint.
+
+    http_path: regular expressions matched from the start of the path, so plain text is a prefix. pods: "name",
+    "namespace/name" or "namespace/", with `*` and `?`. http_status: "403" or "4+" for all of 4xx. since: RFC 3339 in UTC
+    with nanoseconds, as `parse_since` gives it.
+    """
+
+    verdicts: frozenset[str] = frozenset()
+    http_path: tuple[re.Pattern[str], ...] = ()
+    http_status: tuple[str, ...] = ()
+    http_method: frozenset[str] = frozenset()
+    pod: tuple[str, ...] = ()
+    from_pod: tuple[str, ...] = ()
+    to_pod: tuple[str, ...] = ()
+    node: tuple[str, ...] = ()
+    since: str = ""
+
+    def wants(self, record: Record) -> bool:
+        """Whether to show this record. A loss is shown whatever it may have held: only node and time can exclude it."""
+        if self.since and record.time < self.since:
+            return False
+        if self.node and not any(fnmatchcase(record.node_name, pattern) for pattern in self.node):
+            return False
+        flow = record.flow
+        if flow is None:
+            return record.lost_events is not None
+        if self.verdicts and flow.verdict not in self.verdicts:
+            return False
+        source, destination = flow.source, flow.destination
+        if flow.is_reply:  # a reply's record has its sides swapped; people mean the side that connected
+            source, destination = destination, source
+        if self.from_pod and not _is_pod(source, self.from_pod):
+            return False
+        if self.to_pod and not _is_pod(destination, self.to_pod):
+            return False
+        if self.pod and not (_is_pod(source, self.pod) or _is_pod(destination, self.pod)):
+            return False
+        if not (self.http_path or self.http_status or self.http_method):
+            return True
+        http = flow.l7.http if flow.l7 else None
+        if http is None:
+            return False
+        if self.http_method and http.method.upper() not in self.http_method:
+            return False
+        if self.http_status and not any(_is_status(http.code, wanted) for wanted in self.http_status):
+            return False
+        if self.http_path:
+            match = _URL_PATH.match(http.url)
+            path = match[1] if match else http.url
+            return any(pattern.match(path) for pattern in self.http_path)
+        return True
+
+
+def _is_pod(side: Endpoint | None, patterns: Iterable[str]) -> bool:
+    if side is None or not side.pod_name:
+        return False
+    for pattern in patterns:
+        namespace, slash, name = pattern.rpartition("/")
+        if (not slash or fnmatchcase(side.namespace, namespace)) and fnmatchcase(side.pod_name, name or "*"):
+            return True
+    return False
+
+
+def _is_status(code: int, wanted: str) -> bool:
+    if not code:
+        return False
+    return str(code).startswith(wanted[:-1]) if wanted.endswith("+") else str(code) == wanted
+
+
+def parse_since(value: str, now: float) -> str:
+    """A span ("90s", "5m", "2h", "1d") before `now` (seconds since 1970) or an RFC 3339 time, as records spell times.
+
+    Raises:
+        ValueError: neither form.
+    """
+    if match := _DURATION(value):
+        moment = datetime.fromtimestamp(now - float(match[1]) * _UNITS[match[2]], UTC)
+    else:
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(
+                f'"{value}" is neither a time like 2026-01-31T12:00:00Z nor a span like 90s, 5m or 2h'
+            ) from None
+        moment = moment.astimezone(UTC)  # a time without zone is local, as the person who types it means it
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%f") + "000Z"
+
+
+def parse_status(value: str) -> str:
+    """Check one --http-status value.
+
+    Raises:
+        ValueError: not three digits, nor up to two digits and "+".
+    """
+    if not re.fullmatch(r"[1-9][0-9]{2}|[1-9][0-9]?\+", value):
+        raise ValueError(f'"{value}" is not a status like 403 or a class like 4+')
+    return value
