@@ -18,8 +18,8 @@ class Filters:
     """Empty means no constraint.
 
     http_path: regular expressions matched from the start of the path, so plain text is a prefix. pods: "name",
-    "namespace/name" or "namespace/", with `*` and `?`. http_status: "403" or "4+" for all of 4xx. since: RFC 3339 in UTC
-    with nanoseconds, as `parse_since` gives it.
+    "namespace/name" or "namespace/", with `*` and `?`. http_status: "403" or "4+" for all of 4xx. since: RFC 3339 in
+    UTC with nanoseconds, as `parse_since` gives it.
     """
 
     verdicts: frozenset[str] = frozenset()

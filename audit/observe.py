@@ -262,7 +262,7 @@ class _Session:
             elif not more:
                 time.sleep(POLL_S)
 
-    def _reader_poll(self) -> select.poll | None:
+    def _reader_poll(self) -> "select.poll | None":  # quoted: at run time `select.poll` is a function
         """Tells when the reader of our output has gone, also while there is nothing to write."""
         try:
             fd = self.out.fileno()

@@ -73,7 +73,7 @@ class Http(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 class Layer7(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """`latency_ns` is a uint64, so a string in JSON (a number is accepted when reading)."""
 
-    type: str = "REQUEST"
+    type: str = "UNKNOWN_L7_TYPE"
     latency_ns: str | int = ""
     http: Http | None = None
 
@@ -115,7 +115,7 @@ class Flow(msgspec.Struct, omit_defaults=True, kw_only=True):
 class LostEvents(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Hubble's LostEvent. `num_events_lost` is a uint64, so a string in JSON."""
 
-    source: str = "OBSERVER_EVENTS_QUEUE"
+    source: str = "UNKNOWN_LOST_EVENT_SOURCE"
     num_events_lost: str | int = ""
     first: str = ""
     last: str = ""

@@ -265,7 +265,10 @@ class Writer:
         line = schema.encode(
             schema.Record(
                 lost_events=schema.LostEvents(
-                    num_events_lost=str(loss.count), first=loss.first_time, last=loss.last_time
+                    source="OBSERVER_EVENTS_QUEUE",
+                    num_events_lost=str(loss.count),
+                    first=loss.first_time,
+                    last=loss.last_time,
                 ),
                 node_name=self.node,
                 time=loss.last_time,
