@@ -78,7 +78,7 @@ class HttpRule:
 class Line:
     """One (rule, port) of one policy.
 
-    identities: None is every peer, known or not; an empty set is no peer.
+    identities: None is every peer, known or not; an empty set is no peer; 0 in a set names nobody.
     http: None is an L4 allow, never proxied; () matches no request.
     """
 
@@ -100,6 +100,22 @@ class DirectionRules:
     ports: dict[int, tuple[Line, ...]] = field(default_factory=dict)
     any_port: tuple[Line, ...] = ()
     policies: tuple[PolicyRef, ...] = ()
+
+    def lines(self, port: int, identity: int) -> list[Line]:
+        """The lines that name this peer on this port, in the order of their names' documents. 0 is an unknown peer."""
+        every = self.ports.get(port, ()) + self.any_port
+        return [line for line in every if line.identities is None or (identity and identity in line.identities)]
+
+    def answer(self, port: int, identity: int) -> Answer:
+        """What happens to a new connection: the union of all lines, an L4 allow before an L7 one, deny when none."""
+        if not self.enforced:
+            return Answer.ALLOW
+        answer = Answer.DENY
+        for line in self.lines(port, identity):
+            if line.http is None:
+                return Answer.ALLOW
+            answer = Answer.PROXY
+        return answer
 
 
 @dataclass(frozen=True, slots=True)

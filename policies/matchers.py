@@ -1,0 +1,91 @@
+"""Patterns of L7 rules: RE2, matched against the whole text, with a quicker equal for the simplest ones.
+
+Used at both ends: `model` checks every pattern with it, and the engine of a worker matches with it. No pydantic, no
+YAML here.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Protocol
+
+import re2  # type: ignore[import-untyped]  # google-re2 has no type stubs; _Compiled says what we use of it
+
+type Matcher = Callable[[str], bool]
+
+MAX_PATTERN = 4096  # characters
+MAX_PROGRAM = 5000  # RE2 instructions, 16 bytes each: 200 alternative paths fit, nested repetition does not
+# RE2 divides this between the program and the states it remembers while matching; it never passes it.
+_MAX_MEMORY = 1 << 20
+
+# Characters that mean themselves in RE2, and escaped punctuation. Anything else goes to RE2.
+_LITERAL = r"(?:[A-Za-z0-9/_~%&=,;:!@'\"# -]|\\[!-/:-@\[-^`{-~])*"
+_LITERAL_PATTERN = re.compile(_LITERAL)
+_PREFIX_PATTERN = re.compile(rf"({_LITERAL})\.\*")
+_UNESCAPE = re.compile(r"\\(.)")
+
+
+class _Compiled(Protocol):
+    programsize: int
+
+    def fullmatch(self, text: bytes) -> object | None: ...
+
+
+class PatternError(ValueError):
+    """The pattern is not RE2, or too large. The message is one line for its author."""
+
+
+def literals(pattern: str) -> frozenset[str] | None:
+    """The texts that `pattern` matches when it is a literal or an alternative of literals; None when it is not."""
+    inner = pattern[1:-1] if pattern.startswith("(") and pattern.endswith(")") else pattern
+    pieces = inner.split("|")
+    if all(_LITERAL_PATTERN.fullmatch(piece) for piece in pieces):
+        return frozenset(_UNESCAPE.sub(r"\1", piece) for piece in pieces)
+    return None
+
+
+def matcher(pattern: str) -> Matcher:
+    """A function that tells whether a whole text matches.
+
+    Raises:
+        PatternError: see check_pattern.
+    """
+    texts = literals(pattern)
+    if texts is not None:
+        if len(texts) == 1:
+            (only,) = texts
+            return only.__eq__
+        return texts.__contains__
+    if prefix := _PREFIX_PATTERN.fullmatch(pattern):
+        start = _UNESCAPE.sub(r"\1", prefix[1])
+        # the dot of RE2 does not match a line feed
+        return lambda text: text.startswith(start) and "\n" not in text
+    fullmatch = _compile(pattern).fullmatch
+    return lambda text: fullmatch(text.encode()) is not None
+
+
+def check_pattern(pattern: str) -> None:
+    """Say whether `matcher` will take the pattern.
+
+    Raises:
+        PatternError: longer than MAX_PATTERN, not RE2 (look-around and back-references are not), or compiled larger
+            than MAX_PROGRAM.
+    """
+    _compile(pattern)
+
+
+def _compile(pattern: str) -> _Compiled:
+    if len(pattern) > MAX_PATTERN:
+        raise PatternError(f"pattern of {len(pattern)} characters, the limit is {MAX_PATTERN}")
+    options = re2.Options()
+    options.log_errors = False
+    options.never_capture = True
+    options.max_mem = _MAX_MEMORY
+    try:
+        compiled: _Compiled = re2.compile(pattern.encode(), options)
+    except re2.error as error:
+        cause = error.args[0] if error.args else b""
+        text = cause.decode(errors="replace") if isinstance(cause, bytes) else str(cause)
+        raise PatternError(f"not a valid RE2 pattern: {text[:80]}") from None
+    if compiled.programsize > MAX_PROGRAM:
+        raise PatternError(f"pattern of {compiled.programsize} RE2 instructions, the limit is {MAX_PROGRAM}")
+    return compiled
