@@ -85,5 +85,6 @@ def _loss(record: Record, *, colour: bool) -> str:
     lost = record.lost_events.num_events_lost if record.lost_events else 0
     text = f"LOST {lost} records"
     if tulle := record.tulle:
-        text += f" of {tulle.writer} (sequence {tulle.lost_from} to {tulle.lost_to}, {tulle.lost_cause})"
+        numbers = f"sequence {tulle.lost_from} to {tulle.lost_to}, " if tulle.lost_to else ""
+        text += f" of {tulle.writer} ({numbers}{tulle.lost_cause})"
     return _paint(text, "31;1", colour=colour)

@@ -29,14 +29,11 @@ class Filters:
     pod: tuple[str, ...] = ()
     from_pod: tuple[str, ...] = ()
     to_pod: tuple[str, ...] = ()
-    node: tuple[str, ...] = ()
     since: str = ""
 
     def wants(self, record: Record) -> bool:
-        """Whether to show this record. A loss is shown whatever it may have held: only node and time can exclude it."""
+        """Whether to show this record. A loss is shown whatever it may have held: only time can exclude it."""
         if self.since and record.time < self.since:
-            return False
-        if self.node and not any(fnmatchcase(record.node_name, pattern) for pattern in self.node):
             return False
         flow = record.flow
         if flow is None:

@@ -22,9 +22,9 @@ from typing import Final, TextIO
 
 from audit import compact, schema
 from audit.filters import Filters, parse_since, parse_status
+from audit.observe_arguments import DEFAULT_LAST, add_arguments
 from audit.reading import NOWHERE, Damage, Follower, Position, backwards, forwards, streams
 
-DEFAULT_LAST: Final = 20
 POLL_S: Final = 0.1
 HOLD_S: Final = 0.4
 MAX_HELD: Final = 20_000
@@ -44,44 +44,8 @@ class Options:
     colour: bool = False
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `tulle observe`, but for the choice of directories."""
-    parser.add_argument("-f", "--follow", action="store_true", help="show new records as they come, until interrupted")
-    parser.add_argument(
-        "--last", type=_count, metavar="N", help=f"the last N matching records (default {DEFAULT_LAST})"
-    )
-    parser.add_argument("--all", action="store_true", dest="everything", help="every matching record that is kept")
-    parser.add_argument("--since", metavar="TIME", help="nothing older: 90s, 5m, 2h, or 2026-01-31T12:00:00Z")
-    parser.add_argument(
-        "--verdict",
-        action="append",
-        default=[],
-        type=str.upper,
-        choices=schema.VERDICTS,
-        help="may be given several times, as all below",
-    )
-    parser.add_argument("--http-path", action="append", default=[], metavar="REGEX", help="from the start of the path")
-    parser.add_argument("--http-status", action="append", default=[], metavar="CODE", help="403, or 4+ for all of 4xx")
-    parser.add_argument("--http-method", action="append", default=[], type=str.upper, metavar="METHOD")
-    parser.add_argument(
-        "--pod", action="append", default=[], metavar="[NAMESPACE/]POD", help="either side; * and ? work"
-    )
-    parser.add_argument(
-        "--from-pod", action="append", default=[], metavar="[NAMESPACE/]POD", help="the side that connected"
-    )
-    parser.add_argument("--to-pod", action="append", default=[], metavar="[NAMESPACE/]POD")
-    parser.add_argument("--node", action="append", default=[], metavar="NODE", help="* and ? work")
-    parser.add_argument(
-        "-o",
-        "--output",
-        choices=("compact", "jsonpb"),
-        default="compact",
-        help="jsonpb: the lines as they were written",
-    )
-
-
 def options_of(args: argparse.Namespace, *, colour: bool = False) -> Options:
-    """Check what was parsed with `add_arguments`.
+    """Check what was parsed with `observe_arguments.add_arguments`.
 
     Raises:
         ValueError: a value that is no regular expression, status or time; the message names the option.
@@ -102,14 +66,16 @@ def options_of(args: argparse.Namespace, *, colour: bool = False) -> Options:
         pod=tuple(args.pod),
         from_pod=tuple(args.from_pod),
         to_pod=tuple(args.to_pod),
-        node=tuple(args.node),
         since=_named("--since", lambda value: parse_since(value, time.time()), args.since) if args.since else "",
     )
     return Options(filters, args.last, args.everything, args.follow, args.output, colour)
 
 
 def run(args: argparse.Namespace, directories: Mapping[str, Path]) -> int:
-    """`tulle observe` on standard output; `directories` are the nodes' audit directories. Returns the exit status."""
+    """`tulle observe` on standard output. Returns the exit status.
+
+    directories: node name -> its audit directory; files are found in it and in its immediate subdirectories.
+    """
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     try:
         options = options_of(args, colour=colour)
@@ -288,13 +254,6 @@ def _seconds(text: str) -> float:
         return 0.0
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise ValueError(text)
-    return number
-
-
 def _named[T](option: str, parse: Callable[[str], T], value: str) -> T:
     try:
         return parse(value)
@@ -302,8 +261,9 @@ def _named[T](option: str, parse: Callable[[str], T], value: str) -> T:
         raise ValueError(f"{option}: {error}") from None
 
 
-def _main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m audit.observe", description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m audit.observe`: for directories that no agent on this machine knows."""
+    parser = argparse.ArgumentParser(prog="python -m audit.observe", description="Print audit records.")
     parser.add_argument("directories", nargs="+", metavar="[NODE=]DIRECTORY")
     add_arguments(parser)
     args = parser.parse_args(argv)
@@ -315,4 +275,4 @@ def _main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(_main())
+    raise SystemExit(main())

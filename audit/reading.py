@@ -1,7 +1,9 @@
 """Files of lines, read forwards, backwards or for ever: rotation, torn lines and new writers are normal here."""
 
+import errno
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,16 +31,26 @@ class Damage:
 
 
 def streams(directory: Path) -> dict[str, list[Path]]:
-    """Stream name -> its files, the newest first (the current one, `.1`, ...). Empty when there is no directory."""
+    """Stream name -> its files, the newest first (the current one, `.1`, ...). Empty when there is no directory.
+
+    Streams of immediate subdirectories are "subdirectory/name": writers of another user have a directory of their own.
+    """
     found: dict[str, list[tuple[int, Path]]] = {}
-    try:
-        names = [path.name for path in directory.iterdir()]
-    except FileNotFoundError:
-        return {}
-    for name in names:
-        if match := _FILE(name):
-            found.setdefault(match["stream"], []).append((int(match["number"] or 0), directory / name))
+    _find(directory, "", found)
     return {stream: [path for _, path in sorted(files)] for stream, files in sorted(found.items())}
+
+
+def _find(directory: Path, prefix: str, found: dict[str, list[tuple[int, Path]]]) -> None:
+    try:
+        entries = list(os.scandir(directory))
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        if match := _FILE(entry.name):
+            stream = prefix + match["stream"]
+            found.setdefault(stream, []).append((int(match["number"] or 0), directory / entry.name))
+        elif not prefix and entry.is_dir(follow_symlinks=False):
+            _find(directory / entry.name, f"{entry.name}/", found)
 
 
 def open_files(paths: list[Path]) -> list[int]:
@@ -50,11 +62,16 @@ def open_files(paths: list[Path]) -> list[int]:
     seen: set[tuple[int, int]] = set()
     for path in paths:
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # Writers are confined and not trusted: a link or a FIFO in their directory leads a reader nowhere.
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             continue
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                continue
+            raise
         status = os.fstat(fd)
-        if (status.st_dev, status.st_ino) in seen:
+        if (status.st_dev, status.st_ino) in seen or not stat.S_ISREG(status.st_mode):
             os.close(fd)
             continue
         seen.add((status.st_dev, status.st_ino))

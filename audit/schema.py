@@ -15,8 +15,6 @@ SCHEMA: Final = 1
 MAX_LINE: Final = 60_000
 """Longest line in bytes. Hubble's command line reads with a 64 KiB scanner and stops for good at a longer one."""
 
-VERDICTS: Final = ("FORWARDED", "DROPPED", "ERROR", "AUDIT")
-
 EVENT_DROP: Final = 1  # Cilium pkg/monitor/api: MessageTypeDrop
 EVENT_L7: Final = 129  # MessageTypeAccessLog
 POLICY_DENIED: Final = 133  # flow.proto DropReason

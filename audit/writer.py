@@ -57,14 +57,15 @@ class _Loss:
 class _Outlet:
     """One sink with what waits for it and what it missed."""
 
-    __slots__ = ("cause", "full", "loss", "pending", "pending_bytes", "sink", "waits_for_fd")
+    __slots__ = ("cause", "full", "loss", "lost_before", "pending", "pending_bytes", "sink", "waits_for_fd")
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
         self.pending: list[bytes] = []
         self.pending_bytes = 0
         self.full = False
-        self.loss: _Loss | None = None
+        self.loss: _Loss | None = None  # records of ours: a range of sequence numbers
+        self.lost_before: _Loss | None = None  # events that never became records
         self.cause = ""  # why the sink took nothing last time; "" when it took everything
         self.waits_for_fd: int | None = None
 
@@ -128,8 +129,19 @@ class Writer:
                 outlet.full = True
             if outlet.pending_bytes >= BATCH_BYTES and not outlet.cause:
                 self._flush_outlet(outlet)
-        if self._timer is None and self._loop is not None:
-            self._timer = self._loop.call_later(FLUSH_S, self._on_timer)
+        if self._timer is None:
+            self._schedule()
+
+    def write_loss(self, count: int, cause: str) -> None:
+        """Record that `count` events were lost before they reached this writer (the kernel's full ring buffer)."""
+        when = self._text_of(self._clock())
+        for outlet in self._outlets:
+            if outlet.lost_before is None:
+                outlet.lost_before = _Loss(count, 0, 0, when, when, cause)
+            else:
+                outlet.lost_before.count += count
+                outlet.lost_before.last_time = when
+        self._schedule()
 
     def flush(self) -> bool:
         """Give the sinks what waits for them; True when nothing waits any more."""
@@ -140,13 +152,13 @@ class Writer:
     @property
     def idle(self) -> bool:
         """Nothing waits to be written, no loss waits to be told."""
-        return not any(outlet.pending or outlet.loss for outlet in self._outlets)
+        return not any(outlet.pending or outlet.loss or outlet.lost_before for outlet in self._outlets)
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let `loop` flush: at most 0.25 s after a record, and again while a sink cannot take everything."""
         self._loop = loop
         if not self.idle:
-            self._timer = loop.call_later(FLUSH_S, self._on_timer)
+            self._schedule()
 
     def close(self) -> int:
         """Flush a last time and close the sinks; returns how many records stayed behind in some sink's buffer."""
@@ -255,17 +267,22 @@ class Writer:
             loss.count, loss.last_seq, loss.last_time = loss.count + 1, seq, when
 
     def _make_room(self, outlet: _Outlet) -> None:
-        """Take lines again once half the buffer is free, the lost-records record first."""
+        """Take lines again once half the buffer is free, lost-records records first."""
         if outlet.full and outlet.pending_bytes > self._buffer_bytes // 2:
             return
         outlet.full = False
-        loss, outlet.loss = outlet.loss, None
-        if loss is None:
-            return
+        if outlet.lost_before is not None:
+            self._append_loss(outlet, outlet.lost_before, "PERF_EVENT_RING_BUFFER")
+            outlet.lost_before = None
+        if outlet.loss is not None:
+            self._append_loss(outlet, outlet.loss, "OBSERVER_EVENTS_QUEUE")
+            outlet.loss = None
+
+    def _append_loss(self, outlet: _Outlet, loss: _Loss, source: str) -> None:
         line = schema.encode(
             schema.Record(
                 lost_events=schema.LostEvents(
-                    source="OBSERVER_EVENTS_QUEUE",
+                    source=source,
                     num_events_lost=str(loss.count),
                     first=loss.first_time,
                     last=loss.last_time,
@@ -287,7 +304,7 @@ class Writer:
 
     def _flush_outlet(self, outlet: _Outlet) -> None:
         self._stop_waiting(outlet)
-        if outlet.loss is not None:
+        if outlet.loss is not None or outlet.lost_before is not None:
             self._make_room(outlet)
         self._offer(outlet)
         if outlet.loss is not None and not outlet.cause:  # there was no room for the loss before, now there is
@@ -321,7 +338,11 @@ class Writer:
             self._loop.remove_writer(outlet.waits_for_fd)
         outlet.waits_for_fd = None
 
+    def _schedule(self) -> None:
+        if self._timer is None and self._loop is not None:
+            self._timer = self._loop.call_later(FLUSH_S, self._on_timer)
+
     def _on_timer(self) -> None:
         self._timer = None
-        if not self.flush() and self._loop is not None:
-            self._timer = self._loop.call_later(FLUSH_S, self._on_timer)
+        if not self.flush():
+            self._schedule()

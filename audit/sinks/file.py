@@ -32,7 +32,7 @@ class FileSink:
     name = "file"
 
     def __init__(
-        self, directory: Path, stream: str, *, max_bytes: int = MAX_BYTES, backups: int = BACKUPS, mode: int = 0o640
+        self, directory: Path, stream: str, max_bytes: int = MAX_BYTES, backups: int = BACKUPS, *, mode: int = 0o640
     ) -> None:
         if not stream or "/" in stream or stream.startswith("."):
             raise ValueError(f'stream name "{stream}" is not a plain file name')
