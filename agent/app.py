@@ -1,0 +1,348 @@
+"""The agent: one per node. Start: kernel side, workers of an earlier agent, policies, pods, workers, then "ready".
+
+One lock orders every change (`reconcile`, `equip`, `release`): the steps of two changes never mix. Whatever fails
+leaves the last
+revision in force and is said in `status`; it is tried again every `RETRY_S` and at the next change.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from typing import IO
+
+import watchfiles
+
+from agent.broker_link import BrokerLink
+from agent.config import Settings
+from agent.control import listen, serve
+from agent.denials import DenialRecorder
+from agent.errors import AgentError
+from agent.pods.inventory import Pod, PodKey, load_inventory, parse_pod
+from agent.policy_store import PolicyStore
+from agent.pool import Pool
+from agent.privileges import AGENT_KEEPS, keep_only
+from agent.protection import Protector
+from agent.workers import WorkerLink
+from proxy.confine import raise_descriptor_limit
+from redirect import bpffs, cgroups, loader, steer
+from redirect.errors import RedirectError
+from redirect.types import SLOTS
+
+log = logging.getLogger("tulle.agent")
+
+RETRY_S = 1.0
+HOUSEKEEPING_S = 0.25
+"""How often dead pods are looked for and released ones finished."""
+WATCH_STEP_MS = 50
+
+
+class Agent:
+    """Everything one node's agent holds."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = asyncio.Lock()
+        self._stop = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pods: dict[PodKey, Pod] = {}
+        self._added: dict[PodKey, Pod] = {}
+        """Pods that came by `pod.add`; they count beside the inventory file's, and win over it."""
+        self._inventory_error: str | None = None
+        self._trouble: str | None = None
+        """Why the last reconcile failed; None when what is wanted is in force."""
+        self._begun = False
+        """Workers serve; until then nothing is changed in pods or in the kernel."""
+        self._ready = False
+        root = settings.cgroup_root or cgroups.find_root()
+        self._cgroup = root / "tulle"
+        for name in ("workers", "broker"):
+            (self._cgroup / name).mkdir(parents=True, exist_ok=True)
+        self._cgroup_root = root
+        self._policies = PolicyStore(settings.policy_dir, settings.state_dir)
+        bpffs.ensure_mounted(settings.bpffs)
+        loader.load(settings.bpffs, settings.kernel_headers)
+        self._kernel = steer.Kernel.open(settings.bpffs)
+        self._broker = BrokerLink(self._cgroup / "broker")
+        self._pool = Pool(settings, self._cgroup / "workers", self._equip, self._kernel.clear_slot)
+        self._protector = Protector(settings, self._kernel, self._pool, self._broker)
+        self._denials = DenialRecorder(settings, self._kernel, self._protector)
+
+    # -- life
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT; enforcement stays when this returns.
+
+        Raises:
+            AgentError, RedirectError, OSError: the node cannot be protected.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        earlier = await self._take_over()
+        server = await serve(
+            listen(self._settings.control_socket),
+            {
+                "status": self._op_status,
+                "pod.add": self._op_pod_add,
+                "pod.del": self._op_pod_del,
+                "policy.sync": self._op_policy_sync,
+            },
+        )
+        self._denials.attach(loop)
+        self._kernel.add_own_cgroup(self._cgroup / "workers")
+        self._kernel.attach_cgroup(self._cgroup_root)
+        self._broker.start()
+        self._start(self._keep_broker(), "broker-keeper")
+        self._start(self._begin(earlier), "begin")
+        self._start(self._follow(), "follow-files")
+        self._start(self._keep_house(), "housekeeping")
+        await self._stop.wait()
+        server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._pool.close(kill=False)
+        self._broker.close()
+        self._denials.close()
+        self._settings.control_socket.unlink(missing_ok=True)
+
+    async def uninstall(self) -> None:
+        """Take every trace of enforcement away and end the workers."""
+        await self._take_over()
+        async with self._lock:
+            await self._protector.uninstall(min(self._settings.drain_limit_s, UNINSTALL_WAIT_S))
+        await self._pool.close(kill=True)
+        self._kernel.detach_all()
+
+    async def _take_over(self) -> list[WorkerLink]:
+        """Connect to what an earlier agent left: its workers serve until ours do."""
+        self._protector.recover()
+        return await self._pool.adopt()
+
+    async def _begin(self, earlier: list[WorkerLink]) -> None:
+        """Workers first, with the rules for the pods that are protected already; then the hooks for those that are
+        not."""
+        while True:
+            if await self._know_what_is_wanted():
+                break
+            await asyncio.sleep(RETRY_S)
+        self._pool.keep(self._settings.workers)
+        await self._pool.until_serving(self._settings.workers)
+        await self._hand_over(earlier)
+        self._begun = True
+        await self._refresh()
+
+    async def _know_what_is_wanted(self) -> bool:
+        async with self._lock:
+            self._policies.rescan()
+            self._read_inventory()
+            if self._policies.current is None:
+                self._trouble = "no good policies: " + "; ".join(self._policies.errors)
+                return False
+            self._protector.plan(self._policies.current, self._policies.revision, self._pods)
+            return True
+
+    async def _hand_over(self, earlier: list[WorkerLink]) -> None:
+        """Our workers have their listeners: empty every other slot, then let the earlier workers drain."""
+        ours = {worker.slot for worker in self._pool.serving}
+        for slot in range(SLOTS):
+            if slot not in ours:
+                self._kernel.clear_slot(slot)
+        for worker in earlier:
+            with contextlib.suppress(AgentError):
+                await worker.call("drain")
+
+    def _start(self, work: Coroutine[None, None, None], name: str) -> None:
+        """Run a task for the agent's life; one that fails ends the agent, whose supervisor starts the next."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.critical("%s failed", name, exc_info=error)
+                self._stop.set()
+
+        task.add_done_callback(done)
+
+    async def _equip(self, worker: WorkerLink) -> None:
+        async with self._lock:
+            await self._protector.equip(worker)
+
+    # -- what is wanted, and making it so
+
+    async def _refresh(self) -> None:
+        """Read policies and pods again and make the node follow; failures are kept for `status`, not raised."""
+        with contextlib.suppress(AgentError, RedirectError, OSError):
+            await self._reconcile()
+
+    async def _reconcile(self) -> None:
+        if not self._begun:
+            raise AgentError(self._trouble or "the agent is starting")
+        async with self._lock:
+            self._policies.rescan()
+            self._read_inventory()
+            if self._policies.current is None:
+                self._ready = False
+                self._trouble = "no good policies: " + "; ".join(self._policies.errors)
+                raise AgentError(self._trouble)
+            try:
+                await self._protector.reconcile(self._policies.current, self._policies.revision, self._pods)
+            except (AgentError, RedirectError, OSError) as error:
+                log.error("not in force: %s", error)
+                self._trouble = str(error)
+                raise
+            self._trouble = None
+            self._ready = True
+
+    def _read_inventory(self) -> None:
+        pods: Mapping[PodKey, Pod] = {key: pod for key, pod in self._pods.items() if key not in self._added}
+        if self._settings.inventory is not None:
+            try:
+                pods = load_inventory(self._settings.inventory)
+                self._inventory_error = None
+            except AgentError as error:  # the last good one stays
+                if str(error) != self._inventory_error:
+                    log.error("%s", error)
+                self._inventory_error = str(error)
+        self._pods = {**pods, **self._added}
+
+    async def _follow(self) -> None:
+        """Refresh whenever the policy directory or the inventory changes."""
+        async for _ in self._changes():
+            await self._refresh()
+
+    async def _changes(self) -> AsyncIterator[None]:
+        watched = [path for path in (self._settings.policy_dir, self._settings.inventory) if path is not None]
+        while not self._stop.is_set():
+            # a file that is replaced by a rename is seen through its directory
+            present = [path if path.is_dir() else path.parent for path in watched if path.parent.is_dir()]
+            try:
+                async for _ in watchfiles.awatch(*present, stop_event=self._stop, step=WATCH_STEP_MS, recursive=False):
+                    yield None
+            except (OSError, RuntimeError) as error:  # a directory that vanished: say it, wait, watch again
+                log.error("cannot watch %s: %s", ", ".join(map(str, present)), error)
+                await asyncio.sleep(RETRY_S)
+                yield None
+
+    async def _keep_house(self) -> None:
+        retry = 0.0
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            async with self._lock:
+                await self._protector.forget_absent()
+                released = await self._protector.release_idle()
+            retry += HOUSEKEEPING_S
+            if released or (self._trouble is not None and retry >= RETRY_S):
+                retry = 0.0
+                await self._refresh()
+
+    async def _keep_broker(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            if self._broker.alive:
+                continue
+            log.error("the broker has ended; starting another")
+            async with self._lock:
+                self._broker.start()
+                for worker in self._pool:
+                    with contextlib.suppress(AgentError):
+                        await self._broker.serve(worker)
+
+    # -- control operations
+
+    async def _op_status(self, _: Mapping[str, object]) -> dict[str, object]:
+        return {
+            "name": self._settings.node,
+            "ready": self._ready and len(self._pool.serving) > 0,
+            "revision": self._policies.revision,
+            "pid": os.getpid(),
+            "errors": [*self._policies.errors, *([self._inventory_error] if self._inventory_error else [])],
+            "trouble": self._trouble,
+            "broker": self._broker.pid,
+            "worker_restarts": max(0, self._pool.restarts),
+            "endpoints": [
+                {
+                    "id": held.id,
+                    "namespace": held.key[0],
+                    "name": held.key[1],
+                    "ingress": held.enforced[0],
+                    "egress": held.enforced[1],
+                    "releasing": held.releasing_since is not None,
+                }
+                for held in self._protector.protected.values()
+            ],
+            "kernel": self._kernel.counters(),
+        }
+
+    async def _op_pod_add(self, message: Mapping[str, object]) -> dict[str, object]:
+        pod = parse_pod(message.get("pod"))
+        if pod.netns is None:
+            raise AgentError(f"pod '{pod.namespace}/{pod.name}' has no network namespace")
+        self._added[pod.key] = pod
+        await self._reconcile()
+        return {"revision": self._policies.revision}
+
+    async def _op_pod_del(self, message: Mapping[str, object]) -> dict[str, object]:
+        key = str(message.get("namespace", "default")), str(message.get("name"))
+        self._added.pop(key, None)
+        async with self._lock:
+            self._pods.pop(key, None)
+            held = self._protector.protected.get(key)
+            if held is not None:
+                await self._protector.forget(held)
+        await self._reconcile()
+        return {"revision": self._policies.revision}
+
+    async def _op_policy_sync(self, _: Mapping[str, object]) -> dict[str, object]:
+        await self._reconcile()
+        if self._policies.errors:
+            raise AgentError("\n".join(self._policies.errors))
+        return {"revision": self._policies.revision}
+
+
+UNINSTALL_WAIT_S = 30.0
+"""How long `--uninstall` lets live connections go on before it closes them."""
+
+
+def take_lock(settings: Settings) -> IO[str]:
+    """The lock that one agent of a node holds while it runs; the file names its pid.
+
+    Raises:
+        AgentError: another agent runs.
+    """
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    file = (settings.run_dir / "agent.lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        pid = file.read().strip()
+        file.close()
+        raise AgentError(f"another agent of node '{settings.node}' runs, pid {pid}") from error
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def run(settings: Settings, *, uninstall: bool) -> None:
+    """Run the agent, or take away what it made.
+
+    Raises:
+        AgentError, RedirectError, OSError: the node cannot be protected.
+    """
+    with take_lock(settings):
+        for directory in (settings.state_dir, settings.audit.directory):
+            directory.mkdir(parents=True, exist_ok=True)
+        workers = settings.audit.directory / "workers"
+        workers.mkdir(exist_ok=True)
+        os.chown(workers, settings.worker_uid, settings.worker_uid)
+        raise_descriptor_limit()
+        keep_only(AGENT_KEEPS)
+        agent = Agent(settings)
+        asyncio.run(agent.uninstall() if uninstall else agent.run())

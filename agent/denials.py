@@ -1,0 +1,72 @@
+"""The kernel reader: what the hooks refused, as audit records of a stream of their own.
+
+Refusals wait in a ring buffer that is pinned, so those of the time without an agent are recorded when the next one
+starts; what did
+not fit in was counted by the kernel and becomes a lost-records record here.
+"""
+
+import asyncio
+
+from agent.config import Settings
+from agent.protection import Protector
+from audit.record import facts_from_denial
+from proxy.records import make_writer, side
+from redirect import steer
+from redirect.denials import DenialReader
+from redirect.types import Denial
+
+POLL_S = 0.2
+"""The ring is also read this often: a wake-up that was lost must not hold a record back for long."""
+
+
+class DenialRecorder:
+    """Reads refusals and writes their records."""
+
+    def __init__(self, settings: Settings, kernel: steer.Kernel, protector: Protector) -> None:
+        audit = settings.audit.model_dump(mode="json") | {"directory": str(settings.audit.directory / "kernel")}
+        (settings.audit.directory / "kernel").mkdir(exist_ok=True)
+        self._reader = DenialReader(kernel)
+        self._protector = protector
+        self._writer = make_writer(settings.node, "kernel", audit)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Read whenever there is something."""
+        self._loop = loop
+        self._writer.attach(loop)
+        loop.add_reader(self._reader.fileno(), self._read)
+        self._poll()
+
+    def _poll(self) -> None:
+        if self._loop is not None:
+            self._read()
+            self._loop.call_later(POLL_S, self._poll)
+
+    def _read(self) -> None:
+        for denial in self._reader.read():
+            self._record(denial)
+
+    def _record(self, denial: Denial) -> None:
+        rules = self._protector.rules
+        endpoint = rules.endpoints.get(denial.endpoint)
+        selecting = endpoint.direction(denial.direction).policies if endpoint is not None else ()
+        self._writer.write(
+            facts_from_denial(
+                denial.direction,
+                side(rules, denial.src, denial.sport),
+                side(rules, denial.dst, denial.dport),
+                rule="default-deny",
+                revision=rules.revision,
+                reason=denial.reason,
+                policies=selecting,
+                suppressed=denial.suppressed,
+                time_ns=denial.time_ns,
+            )
+        )
+
+    def close(self) -> None:
+        """Write out what waits and stop reading."""
+        if self._loop is not None:
+            self._loop.remove_reader(self._reader.fileno())
+            self._loop = None
+        self._writer.close()

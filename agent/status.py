@@ -1,0 +1,96 @@
+"""`tulle status`: always answers, from the agent where there is one and from the workers themselves where there is
+none."""
+
+import json
+from typing import TextIO
+
+from agent.config import Settings
+from agent.control import ask
+from agent.errors import AgentError
+from agent.workers import WorkerFolder
+from proxy import channel
+
+ANSWER_S = 2.0
+"""A process that does not answer for this long is shown without its revision."""
+
+
+def node_status(settings: Settings) -> dict[str, object]:
+    """One node: {"name", "ready", "revision", "processes": [{"role", "pid", "revision"}], ...}.
+
+    revision: what every worker judges by (the lowest); None when nobody could be asked. ready: an agent answers and
+    says that what it wants is in force.
+    """
+    workers = _workers(settings)
+    revisions = [worker["revision"] for worker in workers if isinstance(worker["revision"], int)]
+    try:
+        agent = ask(settings.control_socket, {"op": "status"}, ANSWER_S)
+    except AgentError as error:
+        return {
+            "name": settings.node,
+            "ready": False,
+            "revision": min(revisions, default=None),
+            "processes": workers,
+            "trouble": str(error),
+        }
+    process: dict[str, object] = {"role": "agent", "pid": agent["pid"], "revision": agent["revision"]}
+    return {
+        "name": settings.node,
+        "ready": agent["ready"],
+        "revision": min([int(str(agent["revision"])), *revisions]),
+        "processes": [process, *workers],
+        **{key: agent[key] for key in ("trouble", "errors", "endpoints", "kernel", "broker", "worker_restarts")},
+    }
+
+
+def _workers(settings: Settings) -> list[dict[str, object]]:
+    folder = WorkerFolder(settings.run_dir / "workers")
+    found: list[dict[str, object]] = []
+    for name in folder.names():
+        process = folder.process(name)
+        if process is not None:
+            state = _ask_worker(folder, name)
+            extra = {key: state.get(key) for key in ("draining", "flows", "counters")}
+            found.append(
+                {"role": "worker", "pid": process.pid, "revision": state.get("revision"), "name": name, **extra}
+            )
+    return found
+
+
+def _ask_worker(folder: WorkerFolder, name: str) -> channel.Message:
+    try:
+        with folder.connect(name) as sock:
+            sock.settimeout(ANSWER_S)
+            channel.send(sock, {"op": "state", "id": 0})
+            received = channel.receive(sock)
+    except (OSError, channel.ChannelError):
+        return {}
+    return received[0] if received is not None else {}
+
+
+def show(nodes: dict[str, Settings], out: TextIO, *, as_json: bool) -> int:
+    """Print the status of these nodes; 0 when all are ready, 1 otherwise."""
+    found = [node_status(settings) for settings in nodes.values()]
+    if as_json:
+        out.write(json.dumps({"nodes": found}, indent=2) + "\n")
+    else:
+        for node in found:
+            _print(node, out)
+    return 0 if all(node["ready"] for node in found) else 1
+
+
+def _print(node: dict[str, object], out: TextIO) -> None:
+    state = "ready" if node["ready"] else "not ready"
+    out.write(f"{node['name']}: {state}, revision {node['revision']}\n")
+    processes: list[dict[str, object]] = node["processes"]  # type: ignore[assignment]  # made above
+    for process in processes:
+        flows = process.get("flows")
+        detail = f", {sum(flows.values())} connections" if isinstance(flows, dict) else ""
+        detail += ", draining" if process.get("draining") else ""
+        out.write(f"  {process['role']:<7} pid {process['pid']}, revision {process['revision']}{detail}\n")
+    endpoints: list[dict[str, object]] = node.get("endpoints", [])  # type: ignore[assignment]  # made by the agent
+    for endpoint in endpoints:
+        directions = [word for word in ("ingress", "egress") if endpoint[word]] or ["releasing"]
+        out.write(f"  pod {endpoint['namespace']}/{endpoint['name']}: {' and '.join(directions)} enforced\n")
+    for trouble in [node.get("trouble"), *(node.get("errors") or ())]:  # type: ignore[misc]  # a list of the agent's
+        if trouble:
+            out.write(f"  trouble: {trouble}\n")

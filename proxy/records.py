@@ -1,0 +1,104 @@
+"""From what the data plane tells to audit records: names and labels of both ends, looked up once per connection and
+rule set."""
+
+import asyncio
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from audit.record import Connection, FlowFacts, Request, Side
+from audit.sinks import Sink
+from audit.sinks.file import FileSink
+from audit.sinks.stdout import StdoutSink
+from audit.writer import Writer
+from policies.ruleset import RuleSet
+from proxy.flow_event import ConnectionFacts, FlowEvent
+
+
+def make_writer(node: str, stream: str, audit: Mapping[str, object]) -> Writer:
+    """A writer for one stream of this node, as the agent's `audit` settings say; its boot is new with every call."""
+    sinks: list[Sink] = [
+        FileSink(
+            Path(str(audit["directory"])),
+            stream,
+            max_bytes=int(str(audit["max_bytes"])),
+            backups=int(str(audit["backups"])),
+        )
+    ]
+    if audit["stdout"]:
+        sinks.append(StdoutSink())
+    return Writer(f"{node}/{stream}", secrets.token_hex(8), sinks, node=node)
+
+
+def side(rules: RuleSet, address: str, port: int) -> Side:
+    """One end of a connection by the names that a rule set knows."""
+    known = rules.addresses.get(address)
+    if known is None:
+        return Side(address, port)
+    number, owner = known
+    namespace, _, pod = owner.partition("/")
+    identity = rules.identities.get(number)
+    return Side(address, port, number, namespace, pod, identity.labels if identity else {})
+
+
+class Recorder:
+    """The `emit` of a worker's server."""
+
+    def __init__(self, node: str, stream: str, audit: Mapping[str, object]) -> None:
+        self._writer = make_writer(node, stream, audit)
+        self._rules = RuleSet()
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let the loop flush what is written."""
+        self._writer.attach(loop)
+
+    def names(self, rules: RuleSet) -> None:
+        """Name both ends of a connection by this rule set from now on."""
+        self._rules = rules
+
+    def emit(self, event: FlowEvent) -> None:
+        """Write the record of one decision."""
+        request = None
+        if event.method or event.target:
+            request = Request(event.method, event.target, event.host, event.protocol or "HTTP/1.1", event.code)
+        self._writer.write(
+            FlowFacts(
+                self._connection(event.connection),
+                event.verdict,
+                event.reason,
+                event.rule,
+                event.revision,
+                event.policies,
+                request,
+                event.latency_ns,
+                event.is_reply,
+                time_ns=event.time_ns,
+            )
+        )
+
+    def _connection(self, facts: ConnectionFacts) -> Connection:
+        cached = facts.audit
+        if isinstance(cached, tuple) and cached[0] is self._rules:
+            connection: Connection = cached[1]
+            return connection
+        connection = Connection(
+            facts.direction,
+            side(self._rules, facts.source_address, facts.source_port),
+            side(self._rules, facts.destination_address, facts.destination_port),
+        )
+        facts.audit = (self._rules, connection)
+        return connection
+
+    def counters(self) -> dict[str, int]:
+        """Records written and lost since the worker began."""
+        counters = self._writer.counters
+        return {
+            "records": counters.records,
+            "records_lost": counters.lost,
+            "records_truncated": counters.truncated,
+            "record_write_errors": counters.write_errors,
+        }
+
+    def close(self) -> None:
+        """Write out what waits."""
+        self._writer.close()
