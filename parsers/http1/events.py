@@ -64,7 +64,7 @@ class RequestHead:
             HTTP/1.0 without Host.
         form: of the target, RFC 9112 3.2. "authority" is CONNECT, which `canonical_target` refuses with 405.
         framing: NONE, LENGTH or CHUNKED.
-        expect_continue: the client waits for a 100 before it sends the body.
+        expect_continue: the client waits for a 100 before it sends the body. False when there is no body to wait for.
         keep_alive: the client may send another request on this connection.
         connection: options of Connection in lower case, without `close` and `keep-alive`; these fields are dropped.
     """
@@ -91,7 +91,7 @@ class ResponseHead:
     """The head of one final response (status 200 to 599).
 
     `framing` is that of the body that follows on this connection: NONE after HEAD and for 204 and 304, whatever the
-    fields say. One that we make ourselves states the framing of the body it would have; ServerConnection knows about HEAD.
+    fields say. One that we make ourselves states the framing its body would have; ServerConnection knows about HEAD.
     """
 
     status: int
