@@ -1,4 +1,4 @@
-"""The options of `tulle observe`. Apart from `audit.observe`, so that a command line that only parses them loads nothing."""
+"""The options of `tulle observe`, apart from `audit.observe`: a command line that only parses them loads nothing."""
 
 import argparse
 from typing import Final
@@ -8,7 +8,7 @@ VERDICTS: Final = ("FORWARDED", "DROPPED", "ERROR", "AUDIT")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """All but the choice of nodes and directories, which is the caller's. `audit.observe.options_of` checks the values."""
+    """All but the choice of nodes, which is the caller's. `audit.observe.options_of` checks the values."""
     parser.add_argument("-f", "--follow", action="store_true", help="show new records as they come, until interrupted")
     parser.add_argument(
         "--last", type=_count, metavar="N", help=f"the last N matching records (default {DEFAULT_LAST})"

@@ -22,6 +22,7 @@ HIDDEN: Final = "***"
 _PLAIN_PATH = re.compile(r"/[A-Za-z0-9/._~!$'()*+,=%-]*").fullmatch
 _PLAIN_HOST = re.compile(r"[A-Za-z0-9.:\[\]_-]*").fullmatch
 _AUTHORITY = re.compile(r"([A-Za-z0-9._*-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{0,5})?").fullmatch
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,15}").fullmatch
 _KEY = re.compile(r"[A-Za-z0-9._~\[\]-]{1,64}").fullmatch
 _UNSAFE = re.compile(
     r"[^!#-\[\]^_a-z{|}~]"
@@ -76,7 +77,7 @@ def _url_of_odd_target(scheme: str, host: str, target: str) -> str:
         head, slashes, tail = path.partition("://")
         authority, slash, tail = (tail if slashes else path).partition("/")
         host, path = authority.rpartition("@")[2], slash + tail
-        scheme = head if slashes and head.isalnum() else scheme
+        scheme = head if slashes and _SCHEME(head) else scheme
         if not _AUTHORITY(host):  # "user:pass/word@host": where the userinfo ends cannot be told, so nothing is shown
             return f"{scheme}://{HIDDEN}"
     path = _AUTHORITY_USERINFO.sub(f"//{HIDDEN}@", path)

@@ -61,16 +61,14 @@ class FileSink:
                 if self._size and self._size + len(lines[taken]) > self.max_bytes:
                     self._rotate()
                 batch, size = self._batch(lines, taken)
-                done = os.write(self._fd, b"".join(batch))
+                self._append(b"".join(batch))
             except OSError:
-                if taken:  # the earlier batches are out: say so now, the error comes back with the next call
+                taken += self._cut_back(lines, taken)
+                if taken:  # these are out: say so now, the error comes back with the next call
                     return taken
                 raise
-            if done == size:
-                self._size += size
-                taken += len(batch)
-                continue
-            return taken + self._keep_whole_lines(batch, done)
+            self._size += size
+            taken += len(batch)
         return taken
 
     def ready_fd(self) -> int | None:
@@ -132,15 +130,21 @@ class FileSink:
         self._open()
         os.close(old)
 
-    def _keep_whole_lines(self, batch: list[bytes], done: int) -> int:
-        """After a short write: cut the file back to a whole line; returns how many lines of `batch` are in it."""
+    def _append(self, data: bytes) -> None:
+        """A disk that fills up takes a part first and says why with the next write."""
+        done = os.write(self._fd, data)
+        while done < len(data):
+            done += os.write(self._fd, data[done:])
+
+    def _cut_back(self, lines: Sequence[bytes], start: int) -> int:
+        """After a write that failed: cut the file to a whole line; returns how many from `start` it has."""
+        extra = os.fstat(self._fd).st_size - self._size
         whole = size = 0
-        for line in batch:
-            if size + len(line) > done:
-                break
-            size += len(line)
+        while start + whole < len(lines) and size + len(lines[start + whole]) <= extra:
+            size += len(lines[start + whole])
             whole += 1
-        os.ftruncate(self._fd, self._size + size)
+        if extra > size:
+            os.ftruncate(self._fd, self._size + size)
         self._size += size
         return whole
 

@@ -1,0 +1,263 @@
+"""The schema: one golden record of each kind, and what comes out is what went in."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audit import schema
+from audit.record import (
+    AUDIT,
+    DROPPED,
+    EGRESS,
+    ERROR,
+    FORWARDED,
+    INGRESS,
+    Connection,
+    FlowFacts,
+    Request,
+    Side,
+    facts_from_denial,
+)
+from audit.writer import Writer
+from tests.audit.makers import (
+    CLOCK,
+    CONNECTION,
+    FRONTEND,
+    RULE,
+    WEB,
+    Json,
+    ListSink,
+    Policy,
+    parsed,
+    request_facts,
+    tulle,
+)
+
+
+def written(facts: FlowFacts) -> Json:
+    """The record of these facts as JSON."""
+    sink = ListSink()
+    writer = Writer("node-b/worker-0", "boot-1", sink, lambda: CLOCK)
+    writer.write(facts)
+    assert writer.flush()
+    (record,) = parsed(sink.lines)
+    return record
+
+
+def flow(record: Json) -> Json:
+    part = record["flow"]
+    assert isinstance(part, dict)
+    return part
+
+
+def test_golden_request() -> None:
+    record = written(request_facts("/public?a=1"))
+    uuid = str(flow(record).pop("uuid"))
+    assert uuid[14] == "8"
+    assert uuid[-12:] == "000000000001"
+    assert record == {
+        "flow": {
+            "time": "2026-11-23T17:00:00.123456789Z",
+            "verdict": "FORWARDED",
+            "IP": {"source": "10.244.0.2", "destination": "10.244.1.2", "ipVersion": "IPv4"},
+            "l4": {"TCP": {"source_port": 41234, "destination_port": 80}},
+            "source": {"identity": 258, "namespace": "default", "labels": ["k8s:app=frontend"], "pod_name": "frontend"},
+            "destination": {
+                "ID": 7,
+                "identity": 257,
+                "namespace": "default",
+                "labels": ["k8s:app=web", "k8s:tier=front"],
+                "pod_name": "web",
+            },
+            "Type": "L7",
+            "node_name": "node-b",
+            "l7": {
+                "type": "REQUEST",
+                "latency_ns": "812000",
+                "http": {"code": 200, "method": "GET", "url": "http://web/public?a=***", "protocol": "HTTP/1.1"},
+            },
+            "event_type": {"type": 129},
+            "traffic_direction": "INGRESS",
+            "is_reply": False,
+            "Summary": "HTTP/1.1 GET http://web/public?a=***",
+            "ingress_allowed_by": [
+                {"name": "web-l7", "namespace": "default", "revision": "3", "kind": "CiliumNetworkPolicy"}
+            ],
+        },
+        "node_name": "node-b",
+        "time": "2026-11-23T17:00:00.123456789Z",
+        "tulle": {
+            "schema": 1,
+            "writer": "node-b/worker-0",
+            "boot": "boot-1",
+            "seq": 1,
+            "revision": 3,
+            "rule": RULE,
+            "reason": "rule matched",
+            "endpoint": "default/web",
+        },
+    }
+
+
+def test_golden_denial_of_a_connection() -> None:
+    stranger = Side("fd00::9", 40000)
+    web = Side("fd00::2", 81, 257, "default", "web", {"app": "web"})
+    record = written(facts_from_denial(INGRESS, stranger, web, rule="default-deny", revision=4, suppressed=12))
+    flow(record).pop("uuid")
+    assert record == {
+        "flow": {
+            "time": "2026-11-23T17:00:00.123456789Z",
+            "verdict": "DROPPED",
+            "IP": {"source": "fd00::9", "destination": "fd00::2", "ipVersion": "IPv6"},
+            "l4": {"TCP": {"source_port": 40000, "destination_port": 81}},
+            "source": {},
+            "destination": {"identity": 257, "namespace": "default", "labels": ["k8s:app=web"], "pod_name": "web"},
+            "Type": "L3_L4",
+            "node_name": "node-b",
+            "event_type": {"type": 1, "sub_type": 133},
+            "traffic_direction": "INGRESS",
+            "drop_reason_desc": "POLICY_DENIED",
+            "is_reply": False,
+            "Summary": "TCP",
+        },
+        "node_name": "node-b",
+        "time": "2026-11-23T17:00:00.123456789Z",
+        "tulle": {
+            "schema": 1,
+            "writer": "node-b/worker-0",
+            "boot": "boot-1",
+            "seq": 1,
+            "revision": 4,
+            "rule": "default-deny",
+            "reason": "policy denied",
+            "endpoint": "default/web",
+            "suppressed": 12,
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("direction", "verdict", "field"),
+    [
+        (INGRESS, FORWARDED, "ingress_allowed_by"),
+        (INGRESS, DROPPED, "ingress_denied_by"),
+        (INGRESS, ERROR, "ingress_allowed_by"),
+        (INGRESS, AUDIT, "ingress_denied_by"),
+        (EGRESS, FORWARDED, "egress_allowed_by"),
+        (EGRESS, DROPPED, "egress_denied_by"),
+    ],
+)
+def test_policies_stand_under_their_outcome(direction: int, verdict: str, field: str) -> None:
+    connection = Connection(direction, FRONTEND, WEB)
+    record = written(FlowFacts(connection, verdict, "x", RULE, 3, (Policy(),), Request("GET", "/")))
+    outcomes = {key for key in flow(record) if key.endswith("_by")}
+    assert outcomes == {field}
+    assert ("drop_reason_desc" in flow(record)) == (verdict == DROPPED)
+    assert tulle(record)["endpoint"] == ("default/web" if direction == INGRESS else "default/frontend")
+
+
+def test_reply_swaps_the_sides() -> None:
+    record = written(
+        FlowFacts(CONNECTION, FORWARDED, "x", RULE, 3, (), Request("GET", "/", "web", code=204), 3_500_000, True)
+    )
+    part = flow(record)
+    assert part["IP"] == {"source": "10.244.1.2", "destination": "10.244.0.2", "ipVersion": "IPv4"}
+    assert part["is_reply"] is True
+    assert part["Summary"] == "HTTP/1.1 204 3ms (GET http://web/)"
+
+
+def test_no_client_byte_reaches_the_line_unescaped() -> None:
+    request = Request("G\x1bT\n", "/\x1b[2J\u2028?x=MARKER", "u:MARKER@we\nb", "HTTP/\x07", 400)
+    sink = ListSink()
+    writer = Writer("node-b/worker-0", "b", sink)
+    writer.write(FlowFacts(CONNECTION, ERROR, 'bad header "MARKER"', "built-in\x1b", 3, (), request))
+    writer.flush()
+    (line,) = sink.lines
+    assert b"MARKER" not in line
+    assert b"\\u001b" not in line.replace(b"\\\\u001b", b"")  # not even as JSON escapes, which a reader would undo
+    assert json.loads(line)["tulle"]["truncated"] == ["reason"]
+    assert writer.counters.truncated == 1
+
+
+def test_what_is_too_much_is_cut_said_and_counted() -> None:
+    labels = {f"key{number}": "v" * 200 for number in range(100)}
+    web = Side("10.244.1.2", 80, 257, "default", "web", labels)
+    sink = ListSink()
+    writer = Writer("node-b/worker-0", "b", sink)
+    policies = [Policy(name=f"policy-{number}" + "\u202e" * 300) for number in range(40)]
+    facts = FlowFacts(
+        Connection(INGRESS, FRONTEND, web),
+        DROPPED,
+        "denied",
+        "r" * 1000,
+        3,
+        policies,
+        Request("X" * 100, "/" + "p" * 9999),
+    )
+    writer.write(facts)
+    writer.flush()
+    (record,) = parsed(sink.lines)
+    cut: object = tulle(record)["truncated"]
+    assert cut == ["destination.labels", "rule", "url", "method", "policies"]
+    assert writer.counters.truncated == 1
+    assert len(sink.lines[0]) < schema.MAX_LINE
+
+
+@given(
+    st.text(),
+    st.text(),
+    st.text(),
+    st.text(),
+    st.dictionaries(st.text(min_size=1), st.text(), max_size=5),
+    st.integers(0, 599),
+    st.integers(0, 2**63),
+)
+def test_round_trip(
+    method: str, target: str, host: str, rule: str, labels: dict[str, str], code: int, latency_ns: int
+) -> None:
+    side = Side("10.0.0.1", 1, 300, "ns", "pod", labels)
+    sink = ListSink()
+    writer = Writer("n/w", "b", sink, lambda: CLOCK)
+    writer.write(
+        FlowFacts(
+            Connection(EGRESS, side, WEB),
+            FORWARDED,
+            "x",
+            rule,
+            9,
+            (),
+            Request(method, target, host, code=code),
+            latency_ns,
+        )
+    )
+    writer.flush()
+    (line,) = sink.lines
+    record = schema.decode(line)
+    assert schema.encode(record) == line
+    assert record.flow is not None
+    assert record.flow.l7 is not None
+    assert record.flow.l7.http is not None
+    assert record.flow.l7.http.code == code
+    assert record.flow.l7.latency_ns == str(latency_ns)
+    assert record.flow.source is not None
+    assert record.flow.source.identity == 300
+
+
+def test_reads_what_hubble_writes() -> None:
+    line = (
+        b'{"flow":{"time":"2026-01-01T00:00:00.5Z","verdict":"FORWARDED","ethernet":{"source":"a"},'
+        b'"IP":{"source":"1.1.1.1","destination":"1.1.1.2","ipVersion":"IPv4"},"l4":{"UDP":{"source_port":1}},'
+        b'"source":{"ID":3,"cluster_name":"x"},"Type":"L3_L4","is_reply":null},"node_name":"n","time":"2026-01-01T00:00:00.5Z"}'
+    )
+    record = schema.decode(line)
+    assert record.flow is not None
+    assert record.flow.verdict == "FORWARDED"
+    assert record.tulle is None
+
+
+@pytest.mark.parametrize("line", [b"", b"{", b"[]", b'{"flow":3}', b'{"flow":{"verdict":1}}', b"\xff"])
+def test_what_is_no_record_is_a_value_error(line: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        schema.decode(line)
