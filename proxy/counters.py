@@ -30,18 +30,6 @@ NAMES: Final = (
 )
 
 
-class Counters:
-    """Named counts; an unknown name is a programming error and raises KeyError."""
-
-    __slots__ = ("values",)
-
-    def __init__(self) -> None:
-        self.values: dict[str, int] = dict.fromkeys(NAMES, 0)
-
-    def add(self, name: str) -> None:
-        """Count one."""
-        self.values[name] += 1
-
-    def snapshot(self) -> dict[str, int]:
-        """A copy, for status."""
-        return dict(self.values)
+def new_counters() -> dict[str, int]:
+    """All counts at zero. Counting an unknown name is a programming error and raises KeyError."""
+    return dict.fromkeys(NAMES, 0)

@@ -1,8 +1,9 @@
 """What the data plane tells of every decision: one `FlowEvent`, handed to the `emit` callback of the server.
 
-Plain slots and no encoding here: the consumer (the worker's audit writer) turns it into a record, batched, off the request's
-way. `ConnectionFacts` is shared by all events of a connection under one identity, and has a place where the consumer keeps
-what it built from it, so that addresses, names and labels are looked up once per connection and not once per request.
+Plain slots and no encoding here: the consumer (the worker's audit writer) turns it into a record, batched, off the
+request's way. `ConnectionFacts` is shared by all events of a connection under one identity, and has a place where the
+consumer keeps what it built from it, so that addresses, names and labels are looked up once per connection and not
+once per request.
 """
 
 from collections.abc import Sequence
@@ -45,9 +46,10 @@ class FlowEvent:
     """One decision about a request (`method` is not empty), or about a connection.
 
     time_ns: wall clock of the decision. verdict: FORWARDED, DROPPED (a policy, the parser or a limit refused), ERROR
-    (allowed, but upstream or we failed), AUDIT. reason: a code of `[a-z_]+`, or for policy decisions the engine's words; never
-    holds a client's bytes. rule: never empty. target: path and query with the query's values hidden; "" when it could not be
-    read. code: the status sent downstream, 0 for none (yet). latency_ns: request head to response head, None without one.
+    (allowed, but upstream or we failed), AUDIT. reason: a code of `[a-z_]+`, or for policy decisions the engine's
+    words; never holds a client's bytes. rule: never empty. target: path and query with the query's values hidden; ""
+    when it could not be read. code: the status sent downstream, 0 for none (yet). latency_ns: request head to response
+    head, None without one.
     is_reply: the response of a request whose own record had to go out before it (`Limits.record_s`).
     """
 

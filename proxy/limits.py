@@ -10,36 +10,38 @@ MIB = 1024 * KIB
 class Limits:
     """Times in seconds, sizes in bytes.
 
-    max_head_bytes: request or response head. 16 KiB is what h11, Apache and Node use, and twice what nginx gives one field.
+    head_bytes: request or response head. 16 KiB is what h11, Apache and Node use, and twice what nginx gives one field.
         Crossing it: 431 and close (a response: 502).
-    max_headers: fields of one head. Browsers send about 20; 100 bounds what one head may cost to judge. Crossing: 431.
-    head_s: from the first byte of a request head to its last. A head is one packet or two; slowloris sends a byte a minute.
-        Crossing: 408 and close.
+    headers: fields of one head. Browsers send about 20; 100 bounds what one head may cost to judge. Crossing: 431.
+    head_read_s: from the first byte of a request head to its last. A head is one packet or two; slowloris sends a byte
+        a minute. Crossing: 408 and close.
     idle_s: nothing moved on a connection in either direction: between requests, while a response is awaited, in a body.
         An hour, as long polls and database-like keep-alive pools are legitimate and an idle connection costs few KiB.
         It is also the longest wait for a response's first byte. Crossing: close; 504 when a response was awaited.
     connect_s: until the upstream leg stands, all tries together. 5 s outlives one lost SYN (1 s) and its retry (3 s).
         Crossing: 504.
-    clash_s: until a loopback SYN is taken for a clash of 4-tuples; doubled from the third try on, as a full backlog of the
-        application looks the same and must not eat the stock of prepared sockets.
-    linger_s, linger_bytes: after a final answer to a client that may still be sending: how long and how much is read and
-        thrown away, so that our close does not turn into a reset that destroys the answer (RFC 9112 9.6).
+    clash_s: until a loopback SYN is taken for a clash of 4-tuples; doubled from the third try on, as a full backlog of
+        the application looks the same and must not eat the stock of prepared sockets.
+    linger_s, linger_bytes: after a final answer to a client that may still be sending: how long and how much is read
+        and thrown away, so that our close does not turn into a reset that destroys the answer (RFC 9112 9.6).
     drain_body_bytes: body of a denied request that is read and thrown away to keep the connection usable. More: close.
-    high_water, low_water: unsent bytes at which reading of the other side stops and goes on. 256 KiB fills a 1 ms path of
-        2 Gbit/s; both directions of a stalled flow hold at most this and one read each.
-    read_bytes, bulk_read_bytes: one read; the second once a read came back full. 64 KiB stays below malloc's mmap threshold.
-    max_connections: of one endpoint. 20,000 connections of 40 KiB are 800 MiB: the most a node should spend on one pod.
-        Crossing: 503 and close.
+    high_water, low_water: unsent bytes at which reading of the other side stops and goes on. 256 KiB fills a 1 ms path
+        of 2 Gbit/s; both directions of a stalled flow hold at most this and one read each.
+    read_bytes, bulk_read_bytes: one read; the second once a read came back full. 64 KiB stays below malloc's mmap
+    threshold.
+    connections_per_endpoint: of one endpoint. 20,000 connections of 40 KiB are 800 MiB: the most a node should spend
+        on one pod. Crossing: 503 and close.
     max_lingering: connections of the whole worker in `linger_s`; above it they are reset.
     accept_batch: connections taken from one listener before other work gets its turn.
     accept_pause_s: how long accepting rests when the process has no descriptor or memory left.
-    record_s: a forwarded request's record waits this long for the response's status, then goes out without it. `observe`
-        promises a record within 1 s of its decision.
+    merge_slashes: repeated slashes of a path are one. Applications that tell `//` from `/` apart can switch it off.
+    record_s: a forwarded request's record waits this long for the response's status, then goes out without it.
+        `observe` promises a record within 1 s of its decision.
     """
 
-    max_head_bytes: int = 16 * KIB
-    max_headers: int = 100
-    head_s: float = 10.0
+    head_bytes: int = 16 * KIB
+    headers: int = 100
+    head_read_s: float = 10.0
     idle_s: float = 3600.0
     connect_s: float = 5.0
     clash_s: float = 0.1
@@ -50,8 +52,9 @@ class Limits:
     low_water: int = 64 * KIB
     read_bytes: int = 64 * KIB
     bulk_read_bytes: int = 256 * KIB
-    max_connections: int = 20_000
+    connections_per_endpoint: int = 20_000
     max_lingering: int = 1_000
     accept_batch: int = 64
     accept_pause_s: float = 0.1
+    merge_slashes: bool = True
     record_s: float = 0.5

@@ -1,24 +1,28 @@
 """The rules in force in this worker: one engine at a time, swapped whole.
 
-INVARIANT: `engine` and `addresses` change together, in `swap`, on the event loop's thread. A request takes the engine once
-and is judged, permitted and recorded by it alone.
+INVARIANT: `engine` and `addresses` change together, in `swap`, on the event loop's thread. A request takes the engine
+once and is judged, permitted and recorded by it alone.
 """
 
 from collections.abc import Callable
 from ipaddress import IPv6Address
 
 from policies.engine import Engine
+from policies.ruleset import RuleSet
 
 
 class PolicyBox:
-    """Current engine with atomic swap and subscribers."""
+    """Current engine with atomic swap and subscribers. Without one it knows no endpoint, as a worker before its first
+    rules."""
 
-    __slots__ = ("_subscribers", "addresses", "engine", "revision")
+    __slots__ = ("_subscribers", "addresses", "engine", "generation", "revision")
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine | None = None) -> None:
+        engine = engine or Engine(RuleSet())
         self._subscribers: list[Callable[[], None]] = []
         self.engine = engine
         self.revision = engine.revision
+        self.generation = 0  # of swaps: pods and identities can change without a new revision of the policies
         self.addresses = engine.ruleset.addresses
 
     def swap(self, engine: Engine) -> None:
@@ -26,6 +30,7 @@ class PolicyBox:
         longer allow are closed."""
         self.engine = engine
         self.revision = engine.revision
+        self.generation += 1
         self.addresses = engine.ruleset.addresses
         for subscriber in self._subscribers:
             subscriber()
@@ -35,10 +40,10 @@ class PolicyBox:
         self._subscribers.append(subscriber)
 
     def identity_of(self, address: str) -> int:
-        """Identity number of a plain address, 0 when it is nobody's. A link-local peer has none, whatever the table says:
-        its address means something else on every link."""
+        """Identity number of a plain address, 0 when it is nobody's. A link-local peer has none, whatever the table
+        says: its address means something else on every link."""
         known = self.addresses.get(address)
-        if known is None or address.startswith("fe") and IPv6Address(address).is_link_local:
+        if known is None or (address.startswith("fe") and IPv6Address(address).is_link_local):
             return 0
         return known[0]
 

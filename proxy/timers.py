@@ -1,8 +1,8 @@
 """One timer for all connections: deadlines in coarse buckets, one loop timer for the earliest.
 
-A request moves its connection's deadline several times, so moving must cost next to nothing: a deadline that moves later is
-only stored, and the bucket it still sits in puts it right when it comes up. One that moves earlier changes its bucket. A
-deadline fires at or up to one tick after its time, never before it.
+A request moves its connection's deadline several times, so moving must cost next to nothing: a deadline that moves
+later is only stored, and the bucket it still sits in puts it right when it comes up. One that moves earlier changes
+its bucket. A deadline fires at or up to one tick after its time, never before it.
 """
 
 import asyncio
@@ -12,7 +12,8 @@ from math import ceil, inf
 
 TICK_S = 0.02
 COARSE_TICKS = 64
-"""Deadlines further than this many ticks off are rounded up to a multiple of it: an hour's idle timers share few buckets."""
+"""Deadlines further than this many ticks off are rounded up to a multiple of it: an hour's idle timers share few
+buckets."""
 
 
 class Timed:

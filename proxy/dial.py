@@ -1,0 +1,295 @@
+"""Opening one upstream leg: a prepared socket from the stock, a port where the client's address is kept, a connect
+with bounds.
+
+Ingress legs keep the client's address, so the application sees who is there; the port must be another one, as the
+client's own is taken by the connection it made to us. Which ports: DESIGN, "Clashes of 4-tuples". A port of the
+client's ephemeral range would one day be used by the client itself, and its SYN would hang. An unanswered SYN on
+loopback means that the 4-tuple is in use on the other side, or that the application's backlog is full; both look the
+same, so the try is repeated with another socket and port, less and less often.
+"""
+
+import asyncio
+import errno
+import random
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+from policies.ruleset import Direction
+from proxy.events import LegFailure
+from proxy.flow import Address
+from proxy.limits import Limits
+from proxy.timers import Timed, Timers
+
+HIGH_PORTS = range(61000, 65536)
+"""Above Linux's default ephemeral range (32768 to 60999): first choice."""
+LOW_PORTS = range(1024, 32768)
+"""Below it, when several of the first are taken in a row."""
+HIGH_TRIES = 16
+LOW_TRIES = 64
+SOCKETS_PER_PORT_TROUBLE = 32
+"""Sockets used up because connect found the 4-tuple taken (bind cannot tell), in one dial."""
+
+# Failures of the way there; anything else in connect is a refusal.
+_UNREACHABLE = frozenset(
+    (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EACCES, errno.EPERM)
+)
+
+
+class Upstreams(Protocol):
+    """Where prepared sockets come from: unconnected, non-blocking, inside the pod; for ingress transparent, marked and
+    bound to its loopback device."""
+
+    def take(self, endpoint_id: int, direction: int, family: int) -> socket.socket | None:
+        """One socket, or None when none is left just now."""
+
+    def when_ready(self, endpoint_id: int, direction: int, family: int, callback: Callable[[], None]) -> None:
+        """Call once when it is worth asking again."""
+
+
+class DialOwner(Protocol):
+    """Who wants the leg."""
+
+    def leg_open(self, sock: socket.socket) -> None:
+        """It stands."""
+
+    def leg_failed(self, failure: LegFailure) -> None:
+        """It does not come."""
+
+    def crashed(self) -> None:
+        """Called in an exception handler: something of ours failed."""
+
+
+class PortChoice:
+    """Leg ports in turn, from a random start so that workers of one node seldom meet."""
+
+    __slots__ = ("_high", "_low")
+
+    def __init__(self) -> None:
+        self._high = random.randrange(len(HIGH_PORTS))  # noqa: S311  spreads workers, keeps no secret
+        self._low = random.randrange(len(LOW_PORTS))  # noqa: S311  as above
+
+    def high(self) -> int:
+        """The next first-choice port."""
+        self._high = (self._high + 1) % len(HIGH_PORTS)
+        return HIGH_PORTS[self._high]
+
+    def low(self) -> int:
+        """The next second-choice port."""
+        self._low = (self._low + 1) % len(LOW_PORTS)
+        return LOW_PORTS[self._low]
+
+
+class Dialler:
+    """What all dials of a worker share."""
+
+    __slots__ = ("counters", "limits", "loop", "ports", "timers", "upstreams")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        timers: Timers,
+        upstreams: Upstreams,
+        limits: Limits,
+        counters: dict[str, int],
+    ) -> None:
+        self.loop = loop
+        self.timers = timers
+        self.upstreams = upstreams
+        self.limits = limits
+        self.counters = counters
+        self.ports = PortChoice()
+
+
+class Dial(Timed):
+    """One leg being opened. Ends with one call of its owner, or with `stop`."""
+
+    __slots__ = (
+        "_by",
+        "_client",
+        "_direction",
+        "_endpoint",
+        "_family",
+        "_give_up_at",
+        "_original",
+        "_owner",
+        "_port_trouble",
+        "_sock",
+        "_tries",
+        "_waiting",
+    )
+
+    def __init__(
+        self,
+        by: Dialler,
+        endpoint: int,
+        direction: int,
+        family: int,
+        client: Address,
+        original: Address,
+        owner: DialOwner,
+    ) -> None:
+        super().__init__()
+        self._by = by
+        self._endpoint = endpoint
+        self._direction = direction
+        self._family = family
+        self._client = client
+        self._original = original
+        self._owner: DialOwner | None = owner
+        self._sock: socket.socket | None = None
+        self._tries = 0
+        self._port_trouble = 0
+        self._waiting = False
+        self._give_up_at = by.timers.now() + by.limits.connect_s
+
+    def start(self) -> None:
+        """Begin, or try again with another socket. The owner may be called before this returns."""
+        by = self._by
+        while True:
+            sock = by.upstreams.take(self._endpoint, self._direction, self._family)
+            if sock is None:
+                if not self._waiting:
+                    self._waiting = True
+                    by.counters["stock_empty"] += 1
+                    by.upstreams.when_ready(self._endpoint, self._direction, self._family, self._stock_ready)
+                self._wait(by.limits.clash_s)  # asks again by itself too: a wake-up may go to a dial that has ended
+                return
+            if self._direction == Direction.INGRESS and not self._bind(sock):
+                sock.close()
+                self._end(LegFailure.NO_PORT)
+                return
+            error = sock.connect_ex(self._original)
+            if error in (errno.EADDRNOTAVAIL, errno.EADDRINUSE) and self._direction == Direction.INGRESS:
+                # the 4-tuple is taken; a bound socket cannot be bound again
+                sock.close()
+                by.counters["leg_port_busy"] += 1
+                self._port_trouble += 1
+                if self._port_trouble < SOCKETS_PER_PORT_TROUBLE:
+                    continue
+                self._end(LegFailure.NO_PORT)
+                return
+            self._sock = sock
+            if error == 0 or (error == errno.EINPROGRESS and _stands(sock)):
+                self._established()
+            elif error == errno.EINPROGRESS:
+                by.loop.add_writer(sock.fileno(), self._guarded, self._writable)
+                self._wait(self._patience())
+            else:
+                self._failed(error)
+            return
+
+    def stop(self) -> None:
+        """Give up without a word."""
+        self._owner = None
+        self._by.timers.cancel(self)
+        self._drop_socket()
+
+    def expired(self) -> None:
+        """The try, or the whole, took too long."""
+        self._guarded(self._next_try)
+
+    def _next_try(self) -> None:
+        if self._by.timers.now() >= self._give_up_at:
+            self._end(LegFailure.NO_SOCKET if self._sock is None else LegFailure.TIMED_OUT)
+            return
+        if self._sock is not None:
+            self._by.counters["leg_clash"] += 1
+            self._tries += 1
+            self._drop_socket()
+        self.start()
+
+    def _patience(self) -> float:
+        if self._direction != Direction.INGRESS:
+            return self._by.limits.connect_s
+        return self._by.limits.clash_s * (1 << max(0, self._tries - 1))
+
+    def _wait(self, seconds: float) -> None:
+        timers = self._by.timers
+        timers.set(self, max(0.0, min(seconds, self._give_up_at - timers.now())))
+
+    def _stock_ready(self) -> None:
+        self._waiting = False
+        if self._owner is not None and self._sock is None:
+            self._guarded(self.start)
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """Run what the loop calls: an exception ends the flow, it is not the loop's to log."""
+        owner = self._owner
+        try:
+            step()
+        except Exception:
+            if owner is None:
+                raise
+            self.stop()
+            owner.crashed()
+
+    def _bind(self, sock: socket.socket) -> bool:
+        ports, counters = self._by.ports, self._by.counters
+        address, own_port = self._client
+        for attempt in range(HIGH_TRIES + LOW_TRIES):
+            # several sockets lost to taken 4-tuples mean that this client fills the high range
+            high = attempt < HIGH_TRIES and self._port_trouble < SOCKETS_PER_PORT_TROUBLE // 4
+            port = ports.high() if high else ports.low()
+            if port == own_port:
+                continue
+            try:
+                sock.bind((address, port))
+            except OSError:
+                counters["leg_port_busy"] += 1
+                continue
+            return True
+        return False
+
+    def _writable(self) -> None:
+        sock = self._sock
+        if sock is None:
+            return
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        self._by.loop.remove_writer(sock.fileno())
+        if error == 0:
+            self._established()
+        else:
+            self._failed(error)
+
+    def _failed(self, error: int) -> None:
+        if error == errno.ETIMEDOUT:
+            self._end(LegFailure.TIMED_OUT)
+        elif error in _UNREACHABLE:
+            self._end(LegFailure.UNREACHABLE)
+        else:
+            self._end(LegFailure.REFUSED)
+
+    def _established(self) -> None:
+        sock, self._sock = self._sock, None
+        owner, self._owner = self._owner, None
+        self._by.timers.cancel(self)
+        if sock is None or owner is None:
+            raise RuntimeError("a leg stands that nobody waits for")
+        self._by.counters["upstream_opened"] += 1
+        owner.leg_open(sock)
+
+    def _end(self, failure: LegFailure) -> None:
+        owner, self._owner = self._owner, None
+        self._by.timers.cancel(self)
+        self._drop_socket()
+        self._by.counters["upstream_failed"] += 1
+        if failure is LegFailure.NO_PORT:
+            self._by.counters["leg_ports_exhausted"] += 1
+        if owner is not None:
+            owner.leg_failed(failure)
+
+    def _drop_socket(self) -> None:
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            self._by.loop.remove_writer(sock.fileno())
+            sock.close()
+
+
+def _stands(sock: socket.socket) -> bool:
+    """Whether a connect in progress is done already, as it is on loopback: saves a round through the loop."""
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True

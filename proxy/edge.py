@@ -1,0 +1,413 @@
+"""The sockets of one flow: carries out what its layer asks, and tells the layer what happened.
+
+Every callback of the loop ends in `_settle`: what the layer gave is sent, one `send` a side, and what the loop watches
+is set right. Back-pressure is here and nowhere else: a side is read only while the bytes it makes have somewhere to
+go, so a flow holds at most `high_water` and one read in each direction.
+
+Every callback is guarded: an exception of ours ends the flow with a record and a reset. A confused enforcer passes
+nothing.
+"""
+
+import asyncio
+import logging
+import socket
+from typing import Protocol
+
+from policies.engine import Permit
+from proxy.dial import Dial, Dialler
+from proxy.events import Layer, LegFailure, Timer
+from proxy.flow import Address, Flow
+from proxy.flow_event import ERROR, RULE_GUARD
+from proxy.limits import Limits
+from proxy.side import Side
+from proxy.timers import Timed, Timers
+
+log = logging.getLogger("tulle.proxy")
+
+
+class Home(Protocol):
+    """What all edges of a worker share."""
+
+    loop: asyncio.AbstractEventLoop
+    timers: Timers
+    limits: Limits
+    counters: dict[str, int]
+    dialler: Dialler
+    lingering: int
+
+    def forget(self, edge: "FlowEdge") -> None:
+        """The flow's sockets are closed."""
+
+
+class FlowEdge(Timed):
+    """Implements `proxy.commands.Edge` for one accepted connection."""
+
+    __slots__ = (
+        "_client",
+        "_dial",
+        "_down",
+        "_finishing",
+        "_full_seen",
+        "_home",
+        "_layer",
+        "_linger",
+        "_lingered",
+        "_original",
+        "_paused",
+        "_read_down",
+        "_read_up",
+        "_timer",
+        "_up",
+        "flow",
+        "lingers",
+    )
+
+    def __init__(self, home: Home, flow: Flow, sock: socket.socket, client: Address, original: Address) -> None:
+        super().__init__()
+        self._home = home
+        self.flow = flow
+        self._client = client
+        self._original = original
+        self._layer: Layer | None = None
+        self._down = Side(home.loop, sock, self._down_readable, self._down_writable)
+        self._up: Side | None = None
+        self._dial: Dial | None = None
+        self._timer = Timer.IDLE
+        self._paused = False
+        self._full_seen = False
+        self._finishing = False
+        self._linger = False
+        self.lingers = False  # our end is sent, we wait for the client's
+        self._lingered = 0  # bytes thrown away since
+        self._read_down = self._read_up = home.limits.read_bytes
+
+    # ---- for the server
+
+    @property
+    def opaque(self) -> bool:
+        """Whether the flow is copied unparsed."""
+        return self._layer is not None and self._layer.opaque
+
+    def start(self, layer: Layer) -> None:
+        """Serve the connection."""
+        self._layer = layer
+        try:
+            layer.start()
+            self._down_readable()  # the first bytes are often there already
+        except Exception:  # noqa: BLE001  whatever it is, the flow ends, with a record
+            self.crashed()
+
+    def refuse(self, answer: bytes) -> None:
+        """Send this and close; no layer is made."""
+        try:
+            self._down.give(answer)
+            self.finish(linger=True)
+            self._settle()
+        except Exception:  # noqa: BLE001  as above
+            self.crashed()
+
+    def drain(self) -> None:
+        """Let the layer end at its next good moment."""
+        if self._layer is not None and not self._finishing:
+            self._layer.drain()
+
+    # ---- commands
+
+    @property
+    def downstream_full(self) -> bool:
+        """See `proxy.commands.Edge`."""
+        if self._down.unsent <= self._home.limits.high_water:
+            return False
+        self._full_seen = True
+        return True
+
+    def send_downstream(self, data: bytes | memoryview) -> None:
+        """See `proxy.commands.Edge`."""
+        self._down.give(data)
+
+    def send_upstream(self, data: bytes | memoryview) -> None:
+        """See `proxy.commands.Edge`."""
+        if self._up is None:
+            raise RuntimeError("bytes for a leg that is not there")
+        self._up.give(data)
+
+    def open_upstream(self, permit: Permit) -> None:
+        """See `proxy.commands.Edge`."""
+        flow = self.flow
+        if (permit.endpoint_id, permit.direction, permit.port) != (flow.endpoint, flow.direction, flow.port):
+            raise RuntimeError("a permit for another connection")
+        if self._up is not None or self._dial is not None:
+            raise RuntimeError("a second leg")
+        family = socket.AF_INET6 if ":" in self._original[0] else socket.AF_INET
+        self._dial = Dial(self._home.dialler, flow.endpoint, flow.direction, family, self._client, self._original, self)
+        self._dial.start()
+
+    def close_upstream(self) -> None:
+        """See `proxy.commands.Edge`."""
+        if self._dial is not None:
+            self._dial.stop()
+            self._dial = None
+        if self._up is not None:
+            self._up.close()
+            self._up = None
+
+    def pause_downstream(self) -> None:
+        """See `proxy.commands.Edge`."""
+        self._paused = True
+
+    def resume_downstream(self) -> None:
+        """See `proxy.commands.Edge`."""
+        self._paused = False
+
+    def end_downstream(self) -> None:
+        """See `proxy.commands.Edge`."""
+        self._down.end()
+
+    def end_upstream(self) -> None:
+        """See `proxy.commands.Edge`."""
+        if self._up is not None:
+            self._up.end()
+
+    def finish(self, *, linger: bool) -> None:
+        """See `proxy.commands.Edge`."""
+        self.close_upstream()
+        self._finishing = True
+        self._linger = linger
+        self._home.timers.set(self, self._home.limits.idle_s)
+
+    def reset(self) -> None:
+        """See `proxy.commands.Edge`."""
+        self._close(reset=True)
+
+    def set_timer(self, timer: Timer, seconds: float) -> None:
+        """See `proxy.commands.Edge`."""
+        self._timer = timer
+        self._home.timers.set(self, seconds)
+
+    # ---- what the loop calls
+
+    def _down_readable(self) -> None:
+        try:
+            down = self._down
+            try:
+                data = down.read(self._read_down)
+            except OSError:
+                down.want_read(False)
+                self._lost()
+                return
+            if data is None:
+                self._settle()
+                return
+            if self._finishing:
+                self._throw_away(data)
+                return
+            layer = self._layer
+            if layer is None:
+                raise RuntimeError("a flow without a layer")
+            if data:
+                self._read_down = self._next_size(self._read_down, len(data))
+                layer.downstream_data(data)
+            else:
+                down.ended = True
+                layer.downstream_eof()
+            self._settle()
+        except Exception:  # noqa: BLE001  whatever it is, the flow ends, with a record
+            self.crashed()
+
+    def _up_readable(self) -> None:
+        try:
+            up, layer = self._up, self._layer
+            if up is None or layer is None:
+                raise RuntimeError("bytes from a leg that is not there")
+            try:
+                data = up.read(self._read_up)
+            except OSError:
+                up.want_read(False)
+                layer.upstream_lost()
+                self._settle()
+                return
+            if data is None:
+                return
+            if data:
+                self._read_up = self._next_size(self._read_up, len(data))
+                layer.upstream_data(data)
+            else:
+                up.ended = True
+                layer.upstream_eof()
+            self._settle()
+        except Exception:  # noqa: BLE001  as above
+            self.crashed()
+
+    def _down_writable(self) -> None:
+        try:
+            try:
+                self._down.writable()
+            except OSError:
+                self._lost()
+                return
+            if self._finishing:
+                self._home.timers.set(self, self._home.limits.idle_s)  # it still takes bytes
+            self._settle()
+        except Exception:  # noqa: BLE001  as above
+            self.crashed()
+
+    def _up_writable(self) -> None:
+        try:
+            up = self._up
+            if up is None:
+                raise RuntimeError("room on a leg that is not there")
+            try:
+                up.writable()
+            except OSError:
+                up.ended = False  # reading tells the layer what became of it
+            self._settle()
+        except Exception:  # noqa: BLE001  as above
+            self.crashed()
+
+    def expired(self) -> None:
+        """The deadline has passed."""
+        try:
+            if self._finishing:
+                self._close(reset=not self.lingers)
+            elif self._layer is not None:
+                self._layer.expired(self._timer)
+                self._settle()
+        except Exception:  # noqa: BLE001  as above
+            self.crashed()
+
+    def leg_open(self, sock: socket.socket) -> None:
+        """The dial succeeded."""
+        try:
+            self._dial = None
+            self._read_up = self._home.limits.read_bytes
+            self._up = Side(self._home.loop, sock, self._up_readable, self._up_writable)
+            if self._layer is None:
+                raise RuntimeError("a flow without a layer")
+            self._layer.upstream_open()
+            self._settle()
+        except Exception:  # noqa: BLE001  as above
+            self.crashed()
+
+    def leg_failed(self, failure: LegFailure) -> None:
+        """The dial failed."""
+        try:
+            self._dial = None
+            if self._layer is None:
+                raise RuntimeError("a flow without a layer")
+            self._layer.upstream_failed(failure)
+            self._settle()
+        except Exception:  # noqa: BLE001  as above
+            self.crashed()
+
+    def crashed(self) -> None:
+        """Called in an exception handler: end the flow, reset it, record and tell the operator."""
+        log.exception("flow ended by an internal error endpoint=%d", self.flow.endpoint)
+        self._home.counters["internal_error"] += 1
+        try:
+            self.flow.record(ERROR, "internal_error", RULE_GUARD)
+        finally:
+            self._close(reset=True)
+
+    # ---- the settling
+
+    def _settle(self) -> None:
+        """Send what was given, then set right what is watched, or go on closing."""
+        down = self._down
+        if down.fd < 0:
+            return
+        limits = self._home.limits
+        while True:
+            up = self._up
+            if up is not None:
+                try:
+                    up.flush()
+                except OSError:
+                    up.ended = False  # reading tells the layer what became of it
+            try:
+                down.flush()
+            except OSError:
+                self._lost()
+                return
+            if self._finishing:
+                self._finish_step()
+                return
+            if not self._full_seen or down.unsent > limits.low_water or self._layer is None:
+                break
+            self._full_seen = False
+            self._layer.downstream_drained()
+            if down.fd < 0:
+                return
+        # INVARIANT: whoever is not read here is read again by a later settling, which the writer of the full side
+        # causes.
+        room = down.unsent <= (
+            limits.high_water if down.reading or (up is not None and up.reading) else limits.low_water
+        )
+        if up is None:
+            down.want_read(room and not self._paused)
+            return
+        down.want_read(
+            room and not self._paused and up.unsent <= (limits.high_water if down.reading else limits.low_water)
+        )
+        up.want_read(room)
+        if down.ended and up.ended and down.fin_sent and up.fin_sent:
+            self._close()
+
+    def _finish_step(self) -> None:
+        down, home = self._down, self._home
+        if down.unsent:
+            down.want_read(False)
+            return
+        if not self._linger or down.ended:
+            self._close()
+            return
+        if not self.lingers:
+            if home.lingering >= home.limits.max_lingering:
+                home.counters["limit_lingering"] += 1
+                self._close(reset=True)
+                return
+            home.lingering += 1
+            self.lingers = True
+            down.end()
+            home.timers.set(self, home.limits.linger_s)
+            try:
+                down.flush()
+            except OSError:
+                self._close()
+                return
+        down.want_read(True)
+
+    def _throw_away(self, data: bytes) -> None:
+        """What a client sends that has had its last answer."""
+        self._lingered += len(data)
+        if not data:
+            self._down.ended = True
+            self._close()
+        elif self._lingered > self._home.limits.linger_bytes:
+            self._close(reset=True)
+
+    def _lost(self) -> None:
+        """The client is gone."""
+        if self._finishing or self._layer is None:
+            self._close()
+            return
+        self._layer.downstream_lost()
+        self._settle()
+
+    def _close(self, *, reset: bool = False) -> None:
+        if self._down.fd < 0:
+            return
+        self._finishing = True
+        self.close_upstream()
+        self._down.close(reset=reset)
+        self._home.timers.cancel(self)
+        if self.lingers:
+            self.lingers = False
+            self._home.lingering -= 1
+        self._home.forget(self)
+
+    def _next_size(self, size: int, got: int) -> int:
+        """Read big when there is much, small again when there is not."""
+        limits = self._home.limits
+        if got == size:
+            return limits.bulk_read_bytes
+        return size if got > limits.read_bytes else limits.read_bytes

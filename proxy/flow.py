@@ -1,0 +1,173 @@
+"""One downstream connection as policy sees it: who, to where, under which revision; and how its decisions are
+recorded."""
+
+import time
+from collections.abc import Callable
+
+from policies.engine import Engine, HttpRequest, Verdict
+from policies.ruleset import Answer, Direction, PolicyRef
+from proxy.flow_event import ConnectionFacts, FlowEvent
+from proxy.limits import Limits
+from proxy.policy_box import PolicyBox
+
+type Address = tuple[str, int]
+"""Plain address text (IPv4 without `::ffff:`, no scope) and port."""
+
+
+class Flow:
+    """Facts and records of one downstream connection; shared by the layers."""
+
+    __slots__ = (
+        "_box",
+        "_emit",
+        "_generation",
+        "_revision",
+        "counters",
+        "direction",
+        "endpoint",
+        "facts",
+        "limits",
+        "port",
+    )
+
+    def __init__(
+        self,
+        box: PolicyBox,
+        emit: Callable[[FlowEvent], None],
+        limits: Limits,
+        counters: dict[str, int],
+        endpoint: int,
+        direction: int,
+        client: Address,
+        original: Address,
+    ) -> None:
+        self._box = box
+        self._emit = emit
+        self._generation = box.generation
+        self._revision = box.revision
+        self.limits = limits
+        self.counters = counters
+        self.endpoint = endpoint
+        self.direction = direction
+        self.port = original[1]
+        peer = client[0] if direction == Direction.INGRESS else original[0]
+        self.facts = ConnectionFacts(endpoint, direction, box.identity_of(peer), *client, *original)
+
+    def engine(self) -> Engine:
+        """The rules in force now; from here to the next call, records carry their revision."""
+        box = self._box
+        if box.generation != self._generation:
+            self._generation = box.generation
+            self._revision = box.revision
+            facts = self.facts
+            ingress = facts.direction == Direction.INGRESS
+            identity = box.identity_of(facts.source_address if ingress else facts.destination_address)
+            # always new facts: labels and names that the consumer looked up may be of the earlier rules
+            self.facts = ConnectionFacts(
+                facts.endpoint,
+                facts.direction,
+                identity,
+                facts.source_address,
+                facts.source_port,
+                facts.destination_address,
+                facts.destination_port,
+            )
+        return box.engine
+
+    def judge(self) -> Answer:
+        """What the rules in force say of the connection itself."""
+        return self.engine().judge_peer(self.endpoint, self.direction, self.facts.identity, self.port)
+
+    def verdict_on_connection(self) -> Verdict:
+        """What lets the connection through whatever it carries. Has a permit only where `judge` says ALLOW: then no rule
+        looks at a request, and this one, which no rule could match, gets the answer of all."""
+        return self.engine().decide(self.endpoint, self.direction, self.facts.identity, self.port, HttpRequest("", ""))
+
+    def record(
+        self,
+        verdict: str,
+        reason: str,
+        rule: str,
+        policies: tuple[PolicyRef, ...] = (),
+        *,
+        code: int = 0,
+    ) -> None:
+        """Record a decision about the connection."""
+        self._emit(
+            FlowEvent(time.time_ns(), self.facts, verdict, reason, rule, policies, self._revision, code=code),
+        )
+
+    def record_request(self, request: "RequestFacts", verdict: str, reason: str, code: int = 0) -> None:
+        """Record the decision about a request, or what became of it."""
+        judged = request.verdict
+        self._emit(
+            FlowEvent(
+                time.time_ns() if request.recorded else request.time_ns,
+                request.connection,
+                verdict,
+                reason,
+                judged.rule if judged is not None else request.rule,
+                judged.policies if judged is not None else (),
+                request.revision,
+                request.method,
+                request.target,
+                request.host,
+                request.protocol,
+                code,
+                time.monotonic_ns() - request.began_ns if request.answered else None,
+                request.recorded,
+            )
+        )
+        request.recorded = True
+
+    def request(self, method: str, target: str, host: str, protocol: str) -> "RequestFacts":
+        """Facts of a request that begins now."""
+        return RequestFacts(self.facts, self._revision, method, target, host, protocol)
+
+
+class RequestFacts:
+    """What the records of one request say. `verdict` is None for one that no policy was asked about; `rule` names who
+    refused it instead. answered: a response head came from upstream. recorded: its decision is out."""
+
+    __slots__ = (
+        "answered",
+        "began_ns",
+        "connection",
+        "host",
+        "method",
+        "protocol",
+        "recorded",
+        "revision",
+        "rule",
+        "target",
+        "time_ns",
+        "verdict",
+    )
+
+    def __init__(
+        self, connection: ConnectionFacts, revision: int, method: str, target: str, host: str, protocol: str
+    ) -> None:
+        self.time_ns = time.time_ns()
+        self.began_ns = time.monotonic_ns()
+        self.connection = connection
+        self.revision = revision
+        self.method = method
+        self.target = target
+        self.host = host
+        self.protocol = protocol
+        self.verdict: Verdict | None = None
+        self.rule = ""
+        self.answered = False
+        self.recorded = False
+
+
+def hide_query(target: str) -> str:
+    """A target without its query's values: `/a?b=c&d` becomes `/a?b=***&***`. A part without `=` is a value."""
+    path, mark, query = target.partition("?")
+    if not mark:
+        return target
+    hidden = []
+    for part in query.split("&"):
+        key, equals, _ = part.partition("=")
+        hidden.append(f"{key}=***" if equals else "***")
+    return f"{path}?{'&'.join(hidden)}"

@@ -1,0 +1,603 @@
+"""HTTP/1: judge every request, forward what was parsed, answer what is refused.
+
+Theory of operation. Two parsers face the two sides; between them one request is under way at a time (an *exchange*).
+The downstream parser is pumped until it has no more events or until the flow is held: while a leg is being opened,
+while the request is complete and its response is not, and while the client does not take what it was sent. So a
+pipelined request is parsed, judged and forwarded only when the response before it has been written, and responses
+cannot change order.
+
+Each side is in one state; an event that a state does not expect raises and the edge ends the flow as `internal_error`:
+
+    request   state_idle ── allowed ──▶ state_request_body ── end ──▶ held ── response end ──▶ state_idle
+                   └────── denied ───▶ state_denied_body ── end ─────────────────────────────▶ state_idle
+    response  state_response_head ──▶ state_response_body ──▶ state_response_done (── next request ──▶
+    state_response_head)
+
+INVARIANT: bytes go upstream only with the permit of the verdict on the request they belong to.
+INVARIANT: a flow that is over (`over`) sends no command but those that end it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import overload
+
+from parsers.errors import RemoteProtocolError
+from parsers.http1.connection import ClientConnection, ServerConnection
+from parsers.http1.events import (
+    NEED_DATA,
+    PAUSED,
+    ConnectionClosed,
+    Data,
+    EndOfMessage,
+    Field,
+    Fields,
+    FramingKind,
+    Http1Limits,
+    InformationalHead,
+    RequestEvent,
+    RequestHead,
+    ResponseEvent,
+    ResponseHead,
+)
+from parsers.http1.fields import forwarded_request_fields
+from parsers.http1.target import Target, canonical_target
+from policies.engine import HttpRequest
+from proxy.commands import Edge
+from proxy.events import LegFailure, Timer
+from proxy.flow import Flow, RequestFacts, hide_query
+from proxy.flow_event import DROPPED, ERROR, FORWARDED, RULE_LIMIT, RULE_PROTOCOL
+from proxy.layers.answers import answer_head, body_of
+
+# RFC 9110 9.2.2: sending one of these twice means what sending it once means.
+_IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
+
+
+class LowerFields(Sequence[Field]):
+    """Fields with names in lower case, made only when a rule reads headers: most requests meet none that does."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: Fields) -> None:
+        self._fields = fields
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __iter__(self) -> Iterator[Field]:
+        return ((name.lower(), value) for name, value in self._fields)
+
+    @overload
+    def __getitem__(self, index: int) -> Field: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Field]: ...
+    def __getitem__(self, index: int | slice) -> Field | Sequence[Field]:
+        return list(self)[index]
+
+
+class Exchange:
+    """One allowed request on its way: what is needed to send it, to send it again, and to record it."""
+
+    __slots__ = ("body_began", "facts", "fields", "head", "request_done", "response_began", "response_done", "target")
+
+    def __init__(self, head: RequestHead, target: Target, fields: Fields, facts: RequestFacts) -> None:
+        self.head = head
+        self.target = target
+        self.fields = fields
+        self.facts = facts
+        self.body_began = False
+        self.request_done = False
+        self.response_began = False  # the response's head went downstream
+        self.response_done = False
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether sending it a second time can do no harm."""
+        return self.head.framing.kind is FramingKind.NONE and self.head.method in _IDEMPOTENT
+
+
+class Http1Layer:
+    """One flow's HTTP/1. See the module's theory of operation."""
+
+    __slots__ = (
+        "_answer_seen",
+        "_client_ended",
+        "_closing",
+        "_down",
+        "_drained",
+        "_edge",
+        "_exchange",
+        "_flow",
+        "_head_timer",
+        "_held",
+        "_leg_fresh",
+        "_limits",
+        "_over",
+        "_request_state",
+        "_response_state",
+        "_up",
+    )
+
+    opaque = False
+
+    def __init__(self, flow: Flow, edge: Edge, parser_limits: Http1Limits) -> None:
+        self._flow = flow
+        self._edge = edge
+        self._limits = parser_limits
+        self._down = ServerConnection(parser_limits)
+        self._up: ClientConnection | None = None
+        self._request_state: Callable[[RequestEvent], None] = self.state_idle
+        self._response_state: Callable[[ResponseEvent], None] = self.state_response_done
+        self._exchange: Exchange | None = None
+        self._held = False
+        self._over = False
+        self._closing = False  # the next response is the last one
+        self._client_ended = False
+        self._head_timer = False
+        self._leg_fresh = True  # no request was answered on this leg yet
+        self._answer_seen = False  # bytes came on the leg since the request was sent
+        self._drained = 0  # bytes of a denied request's body thrown away
+
+    # ---- events: downstream
+
+    def start(self) -> None:
+        """Wait for the first request."""
+        self._edge.set_timer(Timer.IDLE, self._flow.limits.idle_s)
+
+    def downstream_data(self, data: bytes) -> None:
+        """Bytes of requests."""
+        self._down.receive(data)
+        if self._held:
+            self._edge.pause_downstream()
+        else:
+            self._pump_request()
+
+    def downstream_eof(self) -> None:
+        """Half-close is normal: what was asked for is still answered."""
+        self._client_ended = True
+        self._down.receive(b"")
+        if not self._held:
+            self._pump_request()
+
+    def downstream_lost(self) -> None:
+        """Nobody is left to answer."""
+        self._give_up("client_aborted")
+
+    def downstream_drained(self) -> None:
+        """There is room for the answers to pipelined requests again."""
+        if self._held and self._exchange is None:
+            self._release()
+            self._pump_request()
+
+    # ---- events: upstream
+
+    def upstream_open(self) -> None:
+        """Send the request that the leg was opened for."""
+        exchange = self._running()
+        self._up = ClientConnection(self._limits)
+        self._leg_fresh = True
+        self._send_request(exchange)
+        if not exchange.request_done:
+            self._release()
+            self._pump_request()
+
+    def upstream_failed(self, failure: LegFailure) -> None:
+        """502 or 504."""
+        if failure is LegFailure.TIMED_OUT:
+            self._flow.counters["limit_connect"] += 1
+            self._fail(504, failure.value)
+        elif failure is LegFailure.NO_SOCKET:
+            self._fail(503, failure.value)
+        else:
+            self._fail(502, failure.value)
+
+    def upstream_data(self, data: bytes) -> None:
+        """Bytes of a response."""
+        up = self._up
+        if up is None:
+            raise RuntimeError("bytes from a leg that is not there")
+        self._answer_seen = True
+        up.receive(data)
+        self._pump_response(up)
+
+    def upstream_eof(self) -> None:
+        """The server is done with this leg."""
+        up = self._up
+        if up is None:
+            raise RuntimeError("end of a leg that is not there")
+        if self._exchange is None:
+            self._drop_leg()
+            return
+        up.receive(b"")
+        self._pump_response(up)
+        exchange = self._exchange
+        if exchange is not None and self._up is up and not self._over and exchange.response_done:
+            # The whole response is out and nobody reads the rest of the request.
+            self._end(linger=True)
+
+    def upstream_lost(self) -> None:
+        """Reset by the server."""
+        if self._exchange is None:
+            self._drop_leg()
+        else:
+            self._upstream_broke("upstream_reset", reset=True)
+
+    # ---- events: time and management
+
+    def expired(self, timer: Timer) -> None:
+        """A wait was too long."""
+        flow, exchange = self._flow, self._exchange
+        if timer is Timer.RECORD and exchange is not None:
+            if not exchange.facts.recorded:
+                self._record_allowed(exchange)
+            self._edge.set_timer(Timer.IDLE, flow.limits.idle_s)
+        elif timer is Timer.HEAD:
+            flow.counters["limit_head_time"] += 1
+            flow.record(DROPPED, "limit_head_time", RULE_LIMIT, code=408)
+            self._answer_and_close(408)
+        elif exchange is not None and not exchange.response_began:
+            flow.counters["limit_idle"] += 1
+            self._fail(504, "upstream_timeout", close=True)
+        elif exchange is not None:
+            flow.counters["limit_idle"] += 1
+            self._give_up("limit_idle")
+        else:
+            flow.counters["limit_idle"] += 1
+            flow.record(DROPPED, "limit_idle", RULE_LIMIT)
+            self._end(linger=False)
+
+    def drain(self) -> None:
+        """The next response is the last. An idle connection is left alone until then: closing it could cross a
+        request."""
+        self._closing = True
+
+    # ---- the request side
+
+    def _pump_request(self) -> None:
+        down = self._down
+        try:
+            while not self._held:
+                event = down.next_event()
+                if event is NEED_DATA:
+                    self._head_begun()
+                    return
+                if event is PAUSED:
+                    raise RuntimeError("the request parser paused while nothing was held")
+                self._request_state(event)
+        except RemoteProtocolError as error:
+            self._refuse_unreadable(error)
+
+    def _head_begun(self) -> None:
+        """Bound the time of a head whose first bytes are here."""
+        if self._exchange is None and not self._head_timer and self._down.buffered:
+            if self._request_state == self.state_idle:
+                self._head_timer = True
+                self._edge.set_timer(Timer.HEAD, self._flow.limits.head_read_s)
+        elif self._exchange is not None:
+            self._moved(self._exchange)
+
+    def state_idle(self, event: RequestEvent) -> None:
+        """Between requests."""
+        if type(event) is ConnectionClosed:
+            self._end(linger=False)
+            return
+        if type(event) is not RequestHead:
+            raise RuntimeError(f"{type(event).__name__} between requests")
+        if self._edge.downstream_full:
+            raise RuntimeError("a request was parsed while the client does not take its answers")
+        self._head_timer = False
+        self._judge(event)
+
+    def state_request_body(self, event: RequestEvent) -> None:
+        """An allowed request goes upstream as it comes."""
+        exchange, up = self._running(), self._up
+        if up is None:
+            raise RuntimeError("a body without a leg")
+        if type(event) is Data:
+            exchange.body_began = True
+            for piece in up.send_data(event.data):
+                self._edge.send_upstream(piece)
+        elif type(event) is EndOfMessage:
+            exchange.request_done = True
+            if tail := up.send_end(event.trailers):
+                self._edge.send_upstream(tail)
+            if exchange.response_done:
+                self._finish_exchange()
+            else:
+                self._held = True
+        else:
+            raise RuntimeError(f"{type(event).__name__} in a request's body")
+
+    def state_denied_body(self, event: RequestEvent) -> None:
+        """The body of a denied request is thrown away, within a bound, to find the next request behind it."""
+        if type(event) is Data:
+            self._drained += len(event.data)
+            if self._drained > self._flow.limits.drain_body_bytes:
+                self._end(linger=True)
+        elif type(event) is EndOfMessage:
+            self._next_request()
+        else:
+            raise RuntimeError(f"{type(event).__name__} in a denied request's body")
+
+    def _judge(self, head: RequestHead) -> None:
+        flow = self._flow
+        flow.counters["requests"] += 1
+        engine = flow.engine()
+        method = head.method.decode("ascii", "replace")
+        host = head.host.decode("latin-1") if head.host is not None else ""
+        facts = flow.request(method, "", host, "HTTP/1.1" if head.version == b"1.1" else "HTTP/1.0")
+        try:
+            target = canonical_target(head.target, head.form, merge_slashes=flow.limits.merge_slashes)
+        except RemoteProtocolError as error:
+            self._refuse_request(facts, error)
+            return
+        matched = target.matched
+        facts.target = hide_query(matched) if target.query is not None else matched
+        fields = forwarded_request_fields(head)
+        verdict = facts.verdict = engine.decide(
+            flow.endpoint,
+            flow.direction,
+            flow.facts.identity,
+            flow.port,
+            HttpRequest(method, matched, host, LowerFields(fields)),
+        )
+        if verdict.permit is None:
+            self._deny(head, facts)
+            return
+        exchange = self._exchange = Exchange(head, target, fields, facts)
+        self._request_state = self.state_request_body
+        self._edge.set_timer(Timer.RECORD, flow.limits.record_s)
+        if self._up is None:
+            self._held = True
+            self._edge.open_upstream(verdict.permit)
+        else:
+            self._send_request(exchange)
+
+    def _send_request(self, exchange: Exchange) -> None:
+        up = self._up
+        if up is None:
+            raise RuntimeError("a request without a leg")
+        head = exchange.head
+        self._answer_seen = False
+        self._response_state = self.state_response_head
+        data = up.send_request(
+            head.method, exchange.target.wire, exchange.fields, head.framing, version=head.forward_version
+        )
+        self._edge.send_upstream(data)
+        if exchange.request_done:  # sent for the second time; it has no body
+            self._edge.send_upstream(up.send_end())
+
+    def _next_request(self) -> None:
+        """A response is complete and so is its request: go on, or end."""
+        down = self._down
+        if not down.can_reuse:
+            self._end(linger=not self._client_ended)
+            return
+        down.start_next_cycle()
+        self._request_state = self.state_idle
+        self._drained = 0
+        self._edge.set_timer(Timer.IDLE, self._flow.limits.idle_s)
+        if self._edge.downstream_full:
+            self._held = True
+        elif self._held:
+            self._release()
+
+    def _release(self) -> None:
+        self._held = False
+        self._edge.resume_downstream()
+
+    # ---- the response side
+
+    def _pump_response(self, up: ClientConnection) -> None:
+        try:
+            while self._up is up:
+                event = up.next_event()
+                if event is NEED_DATA or event is PAUSED:
+                    break
+                self._response_state(event)
+        except RemoteProtocolError as error:
+            self._bad_response(error)
+        if self._exchange is not None:
+            self._moved(self._exchange)
+        elif not self._held and not self._over and (self._down.buffered or self._client_ended):
+            self._pump_request()
+
+    def state_response_head(self, event: ResponseEvent) -> None:
+        """Waiting for the response to the running request."""
+        exchange, down = self._running(), self._down
+        if type(event) is ResponseHead:
+            exchange.response_began = True
+            exchange.facts.answered = True
+            # A client that waits for its 100 and gets this instead may send the body or not (RFC 9110 10.1.1): there is
+            # no telling where its next request begins.
+            unsure = exchange.head.expect_continue and not exchange.body_began and not exchange.request_done
+            self._edge.send_downstream(down.send_response(event, close=self._closing or unsure))
+            self._record_allowed(exchange, event.status)
+            self._response_state = self.state_response_body
+        elif type(event) is InformationalHead:
+            self._edge.send_downstream(down.send_informational(event))
+        else:
+            self._upstream_broke("upstream_closed")
+
+    def state_response_body(self, event: ResponseEvent) -> None:
+        """The response goes downstream as it comes."""
+        exchange = self._running()
+        if type(event) is Data:
+            for piece in self._down.send_data(event.data):
+                self._edge.send_downstream(piece)
+        elif type(event) is EndOfMessage:
+            if tail := self._down.send_end(event.trailers):
+                self._edge.send_downstream(tail)
+            exchange.response_done = True
+            self._response_state = self.state_response_done
+            if exchange.request_done:
+                self._finish_exchange()
+            elif exchange.head.expect_continue and not exchange.body_began:
+                self._end(linger=True)
+        else:
+            self._upstream_broke("upstream_closed")
+
+    def state_response_done(self, event: ResponseEvent) -> None:
+        """The response is out; the leg may end now, or when it likes between requests."""
+        if type(event) is not ConnectionClosed:
+            raise RuntimeError(f"{type(event).__name__} after the response")
+        if self._exchange is None:
+            self._drop_leg()
+
+    def _finish_exchange(self) -> None:
+        up = self._up
+        self._exchange = None
+        if up is not None:
+            if up.can_reuse:
+                up.start_next_cycle()
+                self._leg_fresh = False
+            else:
+                self._drop_leg()
+        self._next_request()
+
+    def _drop_leg(self) -> None:
+        self._up = None
+        self._edge.close_upstream()
+
+    def _bad_response(self, error: RemoteProtocolError) -> None:
+        if self._exchange is None:  # bytes that answer nothing: whose response they would be is anybody's guess
+            self._flow.counters["upstream_unsolicited"] += 1
+            self._flow.record(ERROR, "upstream_unsolicited", RULE_PROTOCOL)
+            self._drop_leg()
+        elif not self._answer_seen:  # closed before it answered anything
+            self._upstream_broke("upstream_closed")
+        else:
+            self._upstream_broke(error.reason)
+
+    def _upstream_broke(self, reason: str, *, reset: bool = False) -> None:
+        """The leg ended, or cannot be read, before the response was complete."""
+        exchange = self._running()
+        if not exchange.response_began:
+            if not self._leg_fresh and not self._answer_seen and exchange.may_repeat and exchange.request_done:
+                # The server closed an idle connection just as we used it (RFC 9112 9.3.1). Once: the new leg is fresh.
+                verdict = exchange.facts.verdict
+                if verdict is None or verdict.permit is None:
+                    raise RuntimeError("an exchange without a permit")
+                self._flow.counters["upstream_retried"] += 1
+                self._drop_leg()
+                self._edge.open_upstream(verdict.permit)
+            else:
+                self._fail(502, reason, close=True)
+        elif exchange.response_done:
+            self._end(linger=True)
+        else:
+            self._flow.record_request(exchange.facts, ERROR, reason)
+            if reset or exchange.head.version != b"1.1":
+                self._stop()
+                self._edge.reset()  # a body that ends with the connection would look complete after a plain close
+            else:
+                self._end(linger=False)
+
+    # ---- answers of our own, and ends
+
+    def _deny(self, head: RequestHead, facts: RequestFacts) -> None:
+        flow = self._flow
+        flow.counters["denied"] += 1
+        verdict = facts.verdict
+        flow.record_request(facts, DROPPED, verdict.reason if verdict is not None else "", 403)
+        framing = head.framing
+        # Whether the end of this request can be found at a bearable price.
+        usable = not head.expect_continue and (
+            framing.kind is not FramingKind.LENGTH or framing.length <= flow.limits.drain_body_bytes
+        )
+        self._answer(403, close=self._closing or not usable)
+        if usable:
+            self._request_state = self.state_denied_body
+            if framing.kind is not FramingKind.NONE:
+                self._edge.set_timer(Timer.IDLE, flow.limits.head_read_s)
+        else:
+            self._end(linger=True)
+
+    def _refuse_request(self, facts: RequestFacts, error: RemoteProtocolError) -> None:
+        """A request whose head could be parsed, but not its target."""
+        self._flow.counters["malformed"] += 1
+        facts.rule = RULE_PROTOCOL
+        self._flow.record_request(facts, DROPPED, error.reason, error.status)
+        self._answer_and_close(error.status)
+
+    def _refuse_unreadable(self, error: RemoteProtocolError) -> None:
+        flow, exchange = self._flow, self._exchange
+        flow.counters["limit_head" if error.status == 431 else "malformed"] += 1
+        if exchange is None:
+            rule = RULE_LIMIT if error.status == 431 else RULE_PROTOCOL
+            if self._request_state == self.state_idle:
+                flow.engine()
+                flow.record(DROPPED, error.reason, rule, code=error.status)
+                self._answer_and_close(error.status)
+            else:  # in the body of a denied request, which has its answer and its record
+                self._end(linger=True)
+            return
+        # The head is allowed, its body is not readable. What is unsent of it goes no further.
+        reason = "client_aborted" if self._client_ended else error.reason
+        status = 0 if exchange.response_began else error.status
+        flow.record_request(exchange.facts, ERROR if self._client_ended else DROPPED, reason, status)
+        if status:
+            self._answer_and_close(status)
+        else:
+            self._end(linger=True)
+
+    def _fail(self, status: int, reason: str, *, close: bool = False) -> None:
+        """An allowed request that got no response."""
+        exchange = self._running()
+        flow = self._flow
+        flow.record_request(exchange.facts, ERROR, reason, status)
+        self._exchange = None
+        self._up = None
+        self._edge.close_upstream()
+        if not exchange.request_done and exchange.head.framing.kind is not FramingKind.NONE:
+            close = True
+        self._answer(status, close=close or self._closing)
+        if close:
+            self._end(linger=True)
+        elif exchange.request_done:
+            self._next_request()
+            if not self._held and not self._over:
+                self._pump_request()
+        else:
+            self._request_state = self.state_denied_body
+            self._release()
+            self._pump_request()
+
+    def _answer(self, status: int, *, close: bool) -> None:
+        edge, down = self._edge, self._down
+        edge.send_downstream(down.send_response(answer_head(status), close=close))
+        for piece in down.send_data(body_of(status)):
+            edge.send_downstream(piece)
+        edge.send_downstream(down.send_end())
+
+    def _answer_and_close(self, status: int) -> None:
+        self._answer(status, close=True)
+        self._end(linger=True)
+
+    def _record_allowed(self, exchange: Exchange, status: int = 0) -> None:
+        verdict = exchange.facts.verdict
+        self._flow.record_request(exchange.facts, FORWARDED, verdict.reason if verdict is not None else "", status)
+
+    def _give_up(self, reason: str) -> None:
+        exchange = self._exchange
+        if exchange is not None:
+            self._flow.record_request(exchange.facts, ERROR, reason)
+        self._stop()
+        self._edge.reset()
+
+    def _end(self, *, linger: bool) -> None:
+        self._stop()
+        self._edge.finish(linger=linger)
+
+    def _stop(self) -> None:
+        self._held = True
+        self._over = True
+        self._exchange = None
+        self._up = None
+
+    def _running(self) -> Exchange:
+        if self._exchange is None:
+            raise RuntimeError("no request is under way")
+        return self._exchange
+
+    def _moved(self, exchange: Exchange) -> None:
+        if exchange.facts.recorded and not self._over:
+            self._edge.set_timer(Timer.IDLE, self._flow.limits.idle_s)

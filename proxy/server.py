@@ -1,0 +1,268 @@
+"""The data plane of one worker: listeners, flows, rules in force, draining.
+
+This file, `edge.py`, `side.py` and `dial.py` are the socket edge: nothing else accepts, reads, writes, connects or
+waits. Sockets of our own on `add_reader` and `add_writer`, one thread, no task per request or connection
+(docs/decisions/0005-socket-edge.md).
+"""
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable
+
+from parsers.http1.events import Http1Limits
+from policies.engine import Engine
+from policies.ruleset import Answer
+from proxy.accept import Origins, reaches_listener
+from proxy.counters import new_counters
+from proxy.dial import Dialler, Upstreams
+from proxy.edge import FlowEdge
+from proxy.events import Layer
+from proxy.flow import Address, Flow
+from proxy.flow_event import DROPPED, ERROR, RULE_GUARD, RULE_LIMIT, FlowEvent
+from proxy.layers.answers import bare_answer
+from proxy.layers.http1 import Http1Layer
+from proxy.layers.opaque import OpaqueLayer
+from proxy.limits import Limits
+from proxy.policy_box import PolicyBox
+from proxy.timers import Timers
+
+__all__ = ["Limits", "PolicyBox", "Server", "Upstreams"]
+
+log = logging.getLogger("tulle.proxy")
+
+_EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+class Listener:
+    """One listening socket; closed with the endpoint or at draining."""
+
+    __slots__ = ("direction", "endpoint", "port", "sock")
+
+    def __init__(self, sock: socket.socket, endpoint: int, direction: int) -> None:
+        self.sock = sock
+        self.endpoint = endpoint
+        self.direction = direction
+        self.port: int = sock.getsockname()[1]
+
+
+class Server:
+    """All flows of one worker. Implements `proxy.edge.Home`. Not thread-safe: everything runs on the loop's thread."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        policy: PolicyBox,
+        upstreams: Upstreams,
+        emit: Callable[[FlowEvent], None],
+        limits: Limits | None = None,
+        counters: dict[str, int] | None = None,
+        origins: Origins | None = None,
+    ) -> None:
+        self.loop = loop
+        self.limits = limits or Limits()
+        self.counters = new_counters() if counters is None else counters
+        self.timers = Timers(loop)
+        self.dialler = Dialler(loop, self.timers, upstreams, self.limits, self.counters)
+        self.lingering = 0
+        self._policy = policy
+        self._emit = emit
+        self._origins = origins or Origins()
+        self._parser_limits = Http1Limits(max_head_bytes=self.limits.head_bytes, max_fields=self.limits.headers)
+        self._listeners: dict[int, list[Listener]] = {}
+        self._ports: dict[int, set[int]] = {}
+        self._flows: dict[int, set[FlowEdge]] = {}
+        self._draining = False
+        self._resting: asyncio.TimerHandle | None = None
+        policy.subscribe(self._rules_changed)
+
+    # ---- for the worker
+
+    def add_listener(self, sock: socket.socket, endpoint_id: int, direction: int) -> None:
+        """Accept on this socket, which is the server's from now on."""
+        sock.setblocking(False)
+        # Accepted sockets inherit it: one system call here and none per connection.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener = Listener(sock, endpoint_id, direction)
+        self._listeners.setdefault(endpoint_id, []).append(listener)
+        self._ports.setdefault(endpoint_id, set()).add(listener.port)
+        if self._draining:
+            raise RuntimeError("a listener for a server that drains")
+        if self._resting is None:
+            self.loop.add_reader(sock.fileno(), self._accept, listener)
+
+    def remove_endpoint(self, endpoint_id: int) -> None:
+        """Close the endpoint's listeners; live flows go on."""
+        for listener in self._listeners.pop(endpoint_id, []):
+            self.loop.remove_reader(listener.sock.fileno())
+            listener.sock.close()
+        self._ports.pop(endpoint_id, None)
+
+    def close_flows(self, endpoint_id: int, reason: str) -> None:
+        """Reset the endpoint's live flows, each with a record of this reason (a code of `[a-z_]+`)."""
+        for edge in list(self._flows.get(endpoint_id, ())):
+            edge.flow.record(ERROR, reason, RULE_GUARD)
+            edge.reset()
+
+    def flows(self, endpoint_id: int) -> int:
+        """Live flows of the endpoint."""
+        return len(self._flows.get(endpoint_id, ()))
+
+    def flow_counts(self) -> dict[int, int]:
+        """Live flows of every endpoint that has any."""
+        return {endpoint: len(edges) for endpoint, edges in self._flows.items() if edges}
+
+    def swap(self, engine: Engine) -> None:
+        """Put new rules in force: every later request meets them, opaque flows that they do not allow are closed."""
+        self._policy.swap(engine)
+
+    def start_drain(self) -> None:
+        """Close all listeners; every HTTP connection's next response is its last. Idle ones are left until they speak
+        or time out: to close one could cross a request on its way."""
+        self._draining = True
+        for endpoint in list(self._listeners):
+            self.remove_endpoint(endpoint)
+        for edges in self._flows.values():
+            for edge in list(edges):
+                edge.drain()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no flow is left."""
+        return not any(self._flows.values())
+
+    def close(self) -> None:
+        """Close everything now; for tests and the end of the process."""
+        if self._resting is not None:
+            self._resting.cancel()
+        for endpoint in list(self._listeners):
+            self.remove_endpoint(endpoint)
+        for edges in list(self._flows.values()):
+            for edge in list(edges):
+                edge.reset()
+        self.timers.close()
+
+    # ---- for edges
+
+    def forget(self, edge: FlowEdge) -> None:
+        """See `proxy.edge.Home`."""
+        endpoint = edge.flow.endpoint
+        edges = self._flows.get(endpoint)
+        if edges is not None:
+            edges.discard(edge)
+            if not edges:
+                del self._flows[endpoint]
+
+    # ---- accepting
+
+    def _accept(self, listener: Listener) -> None:
+        for _ in range(self.limits.accept_batch):
+            try:
+                sock, _ = listener.sock.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._rest(listener, error)
+                    return
+                if listener.sock.fileno() < 0:
+                    return
+                continue  # the client was gone before we came (accept(2): network errors of the new socket)
+            self.counters["accepted"] += 1
+            self._take(sock, listener)
+
+    def _rest(self, listener: Listener, error: OSError) -> None:
+        """Nothing is left to accept with: wait for flows to end. The connections wait in the backlog meanwhile."""
+        self.counters["accept_paused"] += 1
+        if self._resting is not None:
+            return
+        log.warning("accepting rests: %s", error.strerror)
+        unknown: Address = ("0.0.0.0", 0)  # noqa: S104  no address: the connection was not accepted
+        flow = self._flow(listener, unknown, unknown)
+        flow.record(ERROR, "accept_paused", RULE_LIMIT)
+        for listeners in self._listeners.values():
+            for each in listeners:
+                self.loop.remove_reader(each.sock.fileno())
+        self._resting = self.loop.call_later(self.limits.accept_pause_s, self._resume)
+
+    def _resume(self) -> None:
+        self._resting = None
+        for listeners in self._listeners.values():
+            for listener in listeners:
+                self.loop.add_reader(listener.sock.fileno(), self._accept, listener)
+
+    def _flow(self, listener: Listener, client: Address, original: Address) -> Flow:
+        return Flow(
+            self._policy,
+            self._emit,
+            self.limits,
+            self.counters,
+            listener.endpoint,
+            listener.direction,
+            client,
+            original,
+        )
+
+    def _take(self, sock: socket.socket, listener: Listener) -> None:
+        """Judge a new connection and put it into a flow."""
+        sock.setblocking(False)
+        try:
+            client, original = self._origins.of(sock)
+        except OSError:
+            sock.close()  # gone already
+            return
+        flow = self._flow(listener, client, original)
+        edge = FlowEdge(self, flow, sock, client, original)
+        try:
+            self._place(edge, flow, listener, client, original)
+        except Exception:  # noqa: BLE001  whatever it is, the flow ends, with a record
+            edge.crashed()
+
+    def _place(self, edge: FlowEdge, flow: Flow, listener: Listener, client: Address, original: Address) -> None:
+        endpoint, direction = listener.endpoint, listener.direction
+        if self._origins.forbidden(original) or reaches_listener(
+            client,
+            original,
+            direction,
+            self._ports.get(endpoint, set()),
+            own_address=self._policy.owns(endpoint, original[0]),
+        ):
+            self.counters["dialled_listener"] += 1
+            flow.record(DROPPED, "dialled_listener", RULE_GUARD)
+            edge.reset()
+            return
+        answer = flow.judge()
+        if answer == Answer.DENY:
+            # The kernel refuses such connections; this one was accepted as the rules changed.
+            self.counters["peer_denied"] += 1
+            flow.record(DROPPED, "peer_denied", RULE_GUARD)
+            edge.reset()
+            return
+        edges = self._flows.setdefault(endpoint, set())
+        if len(edges) >= self.limits.connections_per_endpoint:
+            self.counters["limit_connections"] += 1
+            flow.record(DROPPED, "limit_connections", RULE_LIMIT, code=503 if answer == Answer.PROXY else 0)
+            if answer == Answer.PROXY:
+                edges.add(edge)
+                edge.refuse(bare_answer(503))
+            else:
+                edge.reset()
+            return
+        edges.add(edge)
+        layer: Layer
+        if answer == Answer.PROXY:
+            layer = Http1Layer(flow, edge, self._parser_limits)
+        else:
+            layer = OpaqueLayer(flow, edge)
+        edge.start(layer)
+
+    def _rules_changed(self) -> None:
+        """Opaque flows cannot be judged request by request: those no longer allowed end now."""
+        for edges in list(self._flows.values()):
+            for edge in list(edges):
+                if edge.opaque and edge.flow.judge() != Answer.ALLOW:
+                    self.counters["opaque_closed"] += 1
+                    edge.flow.record(DROPPED, "opaque_no_longer_allowed", RULE_GUARD)
+                    edge.reset()
