@@ -1,8 +1,7 @@
 """The agent: one per node. Start: kernel side, workers of an earlier agent, policies, pods, workers, then "ready".
 
 One lock orders every change (`reconcile`, `equip`, `release`): the steps of two changes never mix. Whatever fails
-leaves the last
-revision in force and is said in `status`; it is tried again every `RETRY_S` and at the next change.
+leaves the last revision in force and is said in `status`; it is tried again every `RETRY_S` and at the next change.
 """
 
 import asyncio
@@ -38,6 +37,8 @@ RETRY_S = 1.0
 HOUSEKEEPING_S = 0.25
 """How often dead pods are looked for and released ones finished."""
 WATCH_STEP_MS = 50
+START_WAIT_S = 20.0
+"""How long a request waits for an agent that is starting; then it fails, and what it asked for is not protected."""
 
 
 class Agent:
@@ -54,7 +55,7 @@ class Agent:
         self._inventory_error: str | None = None
         self._trouble: str | None = None
         """Why the last reconcile failed; None when what is wanted is in force."""
-        self._begun = False
+        self._begun = asyncio.Event()
         """Workers serve; until then nothing is changed in pods or in the kernel."""
         self._ready = False
         root = settings.cgroup_root or cgroups.find_root()
@@ -133,7 +134,7 @@ class Agent:
         self._pool.keep(self._settings.workers)
         await self._pool.until_serving(self._settings.workers)
         await self._hand_over(earlier)
-        self._begun = True
+        self._begun.set()
         await self._refresh()
 
     async def _know_what_is_wanted(self) -> bool:
@@ -181,8 +182,11 @@ class Agent:
             await self._reconcile()
 
     async def _reconcile(self) -> None:
-        if not self._begun:
-            raise AgentError(self._trouble or "the agent is starting")
+        try:
+            async with asyncio.timeout(START_WAIT_S):
+                await self._begun.wait()
+        except TimeoutError:
+            raise AgentError(self._trouble or "the agent is still starting") from None
         async with self._lock:
             self._policies.rescan()
             self._read_inventory()

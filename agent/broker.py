@@ -1,9 +1,8 @@
 """The broker: opens sockets inside pods for workers, which may not.
 
 A process of its own, because it must outlive the agent: workers that serve while the agent is stopped, upgraded or
-dead still
-need upstream sockets. It reads no byte of a pod's traffic; what it reads from workers is one small fixed message.
-It ends when the agent and every worker have closed their channels.
+dead still need upstream sockets. It reads no byte of a pod's traffic; what it reads from workers is one small fixed
+message. It ends when the agent and every worker have closed their channels.
 
     agent  → {"op": "pod", "endpoint", "path", "inode"}   serve sockets in this pod's network namespace
              {"op": "gone", "endpoint"}                    close it

@@ -1,8 +1,7 @@
 """The command line. Nouns read, verbs change; every command's help has an example.
 
 Importing this file is cheap on purpose: `tulle lab exec` runs thousands of times in a test. What a command needs is
-imported when it
-runs.
+imported when it runs.
 """
 
 import argparse

@@ -1,8 +1,7 @@
 """The kernel reader: what the hooks refused, as audit records of a stream of their own.
 
 Refusals wait in a ring buffer that is pinned, so those of the time without an agent are recorded when the next one
-starts; what did
-not fit in was counted by the kernel and becomes a lost-records record here.
+starts; what did not fit in was counted by the kernel and becomes a lost-records record here.
 """
 
 import asyncio

@@ -1,11 +1,9 @@
 """The policy directory and the revision in force.
 
 A directory is read whole. When every document in it is good the set is swapped in and gets the next revision; when
-one is bad the
-last good set stays, and the errors are kept for `status`. The good set is copied to `state_dir/last-good`, so that a
-restart beside a bad file finds it again. A directory that cannot be read is an error and not an empty set: a lost
-mount
-must not take every policy away.
+one is bad the last good set stays, and the errors are kept for `status`. The good set is copied to
+`state_dir/last-good`, so that a restart beside a bad file finds it again. A directory that cannot be read is an error
+and not an empty set: a lost mount must not take every policy away.
 """
 
 import json

@@ -16,15 +16,13 @@ CAP = {
     "NET_ADMIN": 12,
     "NET_RAW": 13,
     "SYS_ADMIN": 21,
-    "SYS_RESOURCE": 24,
     "BPF": 39,
 }
 
 AGENT_KEEPS = frozenset(CAP)
-"""CHOWN: the workers' audit directory. KILL: workers have another uid. SETUID, SETGID, SETPCAP: a worker drops to
-that
+"""CHOWN: the workers' audit directory. KILL: workers have another uid. SETUID, SETGID, SETPCAP: a worker drops to that
 uid and empties its bounding set. NET_ADMIN, NET_RAW: marks, transparent sockets, a pod's rules. SYS_ADMIN: entering a
-pod's network namespace, cgroup programs. SYS_RESOURCE: descriptor limits. BPF: programs and maps."""
+pod's network namespace, cgroup programs. BPF: programs and maps."""
 BROKER_KEEPS = frozenset({"SYS_ADMIN", "NET_ADMIN", "NET_RAW"})
 """Entering a pod's network namespace; marked and transparent sockets bound to a device."""
 

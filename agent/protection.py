@@ -1,15 +1,13 @@
 """Bringing pods under policy and out of it again: the order of the steps is what this file is about.
 
 Under policy: rules and settings in the pod, then the rule set in every worker, then listeners in the workers, then
-the verdict
-entries, and only then the hooks. So nothing is steered before somebody can judge it, and `pod add` and `apply`
-return after
-the last step. A change for a pod that is steered already goes to the workers first and to the kernel second.
+the verdict entries, and only then the hooks. So nothing is steered before somebody can judge it, and `pod add` and
+`apply` return after the last step. A change for a pod that is steered already goes to the workers first and to the
+kernel second.
 
 Out again: hooks first, so that no new connection is steered; the listeners linger a moment for handshakes under way;
-rules, table
-and settings go when the last steered connection has ended or at the drain limit, where the rest are closed and
-recorded.
+rules, table and settings go when the last steered connection has ended or at the drain limit, where the rest are
+closed and recorded.
 
 A pod that is gone loses everything of ours at once: our sockets would keep its network namespace alive.
 """
@@ -39,6 +37,7 @@ from policies.ruleset import RuleSet
 from policies.wire import encode
 from redirect import netns, plumbing, sockets, steer
 from redirect.errors import RedirectError
+from redirect.plumbing import PodState
 from redirect.types import Address, Direction, Flags
 
 log = logging.getLogger("tulle.agent.protection")
@@ -57,7 +56,7 @@ class Protected:
     path: Path
     netns: netns.Netns
     addresses: tuple[str, ...]
-    plumbing: plumbing.PodState | None = None
+    plumbing: PodState | None = None
     """What the pod's settings were, for the day they are put back; None before anything was changed."""
     enforced: tuple[bool, bool] = (False, False)
     """(ingress, egress) as the kernel has it."""

@@ -237,8 +237,7 @@ def spawn(module: str, fd: int, *arguments: str, cgroup: Path) -> "subprocess.Po
     """Start `python -m MODULE FD ARGUMENTS…` in a session of its own and put it into a cgroup.
 
     The child inherits only `fd` and the standard streams; it must not act before it is told to through `fd`, because
-    it joins its
-    cgroup a moment after it starts.
+    it joins its cgroup a moment after it starts.
 
     Raises:
         AgentError: the cgroup does not take it.

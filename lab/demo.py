@@ -1,8 +1,7 @@
 """`./dev demo`: the main job on real input, told on one screen.
 
 Everything goes through the commands that a user would type; what the record of a request says comes from `tulle
-observe`. The exit
-status is 0 only if every outcome was as stated.
+observe`. The exit status is 0 only if every outcome was as stated.
 """
 
 import argparse
@@ -47,7 +46,8 @@ BEFORE = (
     Request("intruder", "GET", "http://web/public", 0, "a peer that no rule names: refused in the kernel"),
 )
 
-KEEP_ALIVE = """
+KEEP_ALIVE = (
+    """
 import http.client, sys
 connection = http.client.HTTPConnection("web", 80, timeout=20)
 for line in sys.stdin:
@@ -56,7 +56,8 @@ for line in sys.stdin:
     answer.read()
     print(answer.status, connection.sock.getsockname()[1], flush=True)
 """
-"""One keep-alive connection: asks for the path of each line that it reads."""
+    """One keep-alive connection: asks for the path of each line that it reads."""
+)
 
 
 class Failed(Exception):

@@ -1,8 +1,7 @@
 """A worker gives up every privilege before it reads its first hostile byte.
 
 The bounding set is emptied first (that needs CAP_SETPCAP), then the uid changes, which clears the permitted and
-effective
-sets (capabilities(7), "Effect of user ID changes"), then no_new_privs shuts the door. The process is made
+effective sets (capabilities(7), "Effect of user ID changes"), then no_new_privs shuts the door. The process is made
 undumpable, so that nothing of its own uid can attach to it.
 """
 

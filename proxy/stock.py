@@ -1,9 +1,8 @@
 """A worker's stock of prepared upstream sockets.
 
-A worker has no privilege, so it cannot open a socket inside a pod. The broker does, in batches, and passes them
-over. The stock
-of one kind (endpoint, direction, family) starts small and doubles each time it runs dry, up to `MAX_TARGET`, so that
-a pod at rest costs little and a busy one seldom waits.
+A worker has no privilege, so it cannot open a socket inside a pod. The broker does, in batches, and passes them over.
+The stock of one kind (endpoint, direction, family) starts small and doubles each time it runs dry, up to
+`MAX_TARGET`, so that a pod at rest costs little and a busy one seldom waits.
 """
 
 import asyncio

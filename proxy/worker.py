@@ -16,8 +16,7 @@ connects to it must be root: this agent, the next one after an upgrade, or `tull
     {"op": "state"}                        answer only
 
 Every message carries "id"; every answer is {"id", "ok", "error", ...state}. Without an agent a worker serves on by
-the
-last rule set, and closes what it holds of a pod that is gone.
+the last rule set, and closes what it holds of a pod that is gone.
 """
 
 import asyncio
