@@ -140,15 +140,14 @@ class _Session:
         self._say_bad_lines(at_once=True)
 
     def _decode(self, line: bytes) -> schema.Record | None:
-        """The record if it is wanted."""
+        """The record, or None for an empty line and for one that is none, which is counted."""
         if not line:
             return None
         try:
-            record = schema.decode(line)
+            return schema.decode(line)
         except ValueError:
             self.damage.bad_lines += 1
             return None
-        return record if self.options.filters.wants(record) else None
 
     def _show(self, record: schema.Record, line: bytes) -> None:
         if self.options.output == "jsonpb":
@@ -166,12 +165,18 @@ class _Session:
         found: list[tuple[str, int, schema.Record, bytes]] = []
         more = False
         since = self.options.filters.since
+        long_before = parse_since("60s", _seconds(since)) if since else ""  # lines of a stream are nearly in order
+        wants = self.options.filters.wants
         for node, directory in self.directories.items():
             for stream in streams(directory):
                 until = self._until(node, stream)
                 taken = 0
                 for line in backwards(directory, stream, until):
                     if (record := self._decode(line)) is None:
+                        continue
+                    if record.time < long_before:
+                        break
+                    if not wants(record):
                         continue
                     if taken == count:
                         more = True
@@ -191,7 +196,7 @@ class _Session:
     def _everything(self) -> None:
         def wanted(node: str, directory: Path, stream: str) -> Iterator[tuple[str, schema.Record, bytes]]:
             for line in forwards(directory, stream, self._until(node, stream)):
-                if (record := self._decode(line)) is not None:
+                if (record := self._decode(line)) is not None and self.options.filters.wants(record):
                     yield record.time, record, line
 
         sources = [
@@ -210,7 +215,7 @@ class _Session:
             lines, more = follower.poll()
             arrived = time.time()
             for line in lines:
-                if (record := self._decode(line)) is not None:
+                if (record := self._decode(line)) is not None and self.options.filters.wants(record):
                     number += 1
                     heapq.heappush(held, (record.time, number, arrived, record, line))
             now = time.time()
