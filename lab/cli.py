@@ -4,6 +4,7 @@
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,7 +86,7 @@ def handle(arguments: argparse.Namespace) -> int:
         return 130
     except BrokenPipeError:
         # Who read our output is gone, as in `lab logs | head`; the interpreter must not complain at exit.
-        sys.stdout = None
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
 
 
@@ -115,17 +116,15 @@ def _exec(arguments: argparse.Namespace) -> int:
     from lab.execute import execute
 
     command, name = list(arguments.command), arguments.name
-    # What stands between POD and `--` is ours: argparse leaves it in the rest.
-    if "--" in command:
-        at = command.index("--")
-        if at:
-            extra = argparse.ArgumentParser(prog="tulle lab exec", add_help=False)
-            extra.add_argument("--name", default=name)
-            own, unknown = extra.parse_known_args(command[:at])
-            if not unknown:
-                name, command = own.name, command[at + 1 :]
-        else:
-            command = command[1:]
+    # argparse drops a `--` right behind POD. With options of ours in between it leaves options, `--` and
+    # command together; a command itself does not begin with a dash.
+    if command and command[0].startswith("-"):
+        extra = argparse.ArgumentParser(prog="tulle lab exec", add_help=False, allow_abbrev=False)
+        extra.add_argument("--name", default=name)
+        at = command.index("--") if "--" in command else len(command)
+        own, unknown = extra.parse_known_args(command[:at])
+        if not unknown:
+            name, command = own.name, command[at + 1 :]
     if not command:
         raise LabError("lab exec: no command; example: tulle lab exec frontend -- curl -s http://web/", 2)
     execute(name, arguments.pod, command)

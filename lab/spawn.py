@@ -7,6 +7,8 @@ from pathlib import Path
 from lab.errors import LabError
 from lab.execute import become
 
+_MAX_DESCRIPTOR = 2**31 - 1  # one close_range(2), whatever is open
+
 
 def spawn(argv: Sequence[str], *, enter: Callable[[], None], log: Path) -> int:
     """Fork, run `enter` in the child, exec `argv`; input is empty, output goes to the end of `log`. Gives the pid.
@@ -47,6 +49,9 @@ def _child(argv: Sequence[str], enter: Callable[[], None], stdin: int, output: i
         os.chdir("/")
         for number, source in ((0, stdin), (1, output), (2, output)):
             os.dup2(source, number)
+        # What the caller's shell left open, such as the pipe of a build system, must see its end.
+        os.closerange(3, complaints)
+        os.closerange(complaints + 1, _MAX_DESCRIPTOR)
         become(argv)
     except BaseException as error:  # noqa: BLE001 - a forked copy that unwinds would run the parent's clean-up
         os.write(complaints, str(error).encode()[:4096] or b"failed")

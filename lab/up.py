@@ -6,8 +6,11 @@ process is in the lab's cgroup before it does anything, and `lab.json` says "up"
 
 import errno
 import os
+import signal
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +24,8 @@ from lab.state import Lab, Pod
 _PROBE_PORT = 9
 _PROBE_TIMEOUT_S = 5.0
 _PROBE_TRY_S = 0.5
-_BPF_FS_MAGIC = "bpf"
+_LISTEN_TIMEOUT_S = 20.0
+_TCP_LISTEN = "0A"  # column st of /proc/net/tcp6, include/net/tcp_states.h
 
 
 def up(name: str, spec: LabSpec, *, mode: str, with_agents: bool) -> tuple[Lab, bool]:
@@ -42,14 +46,32 @@ def up(name: str, spec: LabSpec, *, mode: str, with_agents: bool) -> tuple[Lab, 
                 raise LabError(f"lab {name!r} is up, with another description: run `tulle lab down` first")
             return present, False
         down.remove(name)  # half made, or its processes and namespaces went some other way
-        try:
+        with _nothing_left_on_failure(name):
             _make(wanted)
-        except BaseException:
-            down.remove(name)
-            raise
         done = replace(wanted, state=state.UP)
         state.save(done)
         return done, True
+
+
+@contextmanager
+def _nothing_left_on_failure(name: str) -> Iterator[None]:
+    """A failure, Ctrl-C and SIGTERM clean up; who is killed -9 leaves it to `lab down`."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    except BaseException:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave half of it
+        down.remove(name)
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _still_there(lab: Lab) -> bool:
@@ -90,7 +112,7 @@ def _mount_bpffs() -> None:
     """Mount the bpf file system where it belongs on every machine; it stays, as systemd would have it."""
     root = str(names.BPFFS_ROOT)
     mounts = (line.split(" ") for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines())
-    if not any(fields[1] == root and fields[2] == _BPF_FS_MAGIC for fields in mounts):
+    if not any(fields[1] == root and fields[2] == "bpf" for fields in mounts):
         try:
             confine.mount("bpf", root, "bpf", 0)
         except OSError as error:
@@ -122,9 +144,27 @@ def start_command(lab: Lab, pod: Pod) -> None:
     argv = [*BUILT_IN.get(pod.command[0], pod.command[:1]), *pod.command[1:]]
     log = lab.node_dir(pod.node) / "logs" / f"{pod.namespace}_{pod.name}.log"
     try:
-        spawn(argv, enter=lambda: confine.enter_pod(pod.netns, pod.cgroup, lab.pod_dir(pod)), log=log)
+        pid = spawn(argv, enter=lambda: confine.enter_pod(pod.netns, pod.cgroup, lab.pod_dir(pod)), log=log)
+        if pod.command[0] in BUILT_IN:
+            _wait_listening(pod, pid, log)
     except LabError as error:
         raise LabError(f"pod {pod.ref!r}: {error}") from error
+
+
+def _wait_listening(pod: Pod, pid: int, log: Path) -> None:
+    """Return when something listens in the pod: the first request after `lab up` must not be refused."""
+    deadline = time.monotonic() + _LISTEN_TIMEOUT_S
+    while True:
+        with namespaces.entered(Path(pod.netns).name):
+            table = Path("/proc/thread-self/net/tcp6").read_text(encoding="ascii").splitlines()[1:]
+        if any(line.split()[3] == _TCP_LISTEN for line in table):
+            return
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended or time.monotonic() > deadline:
+            how = f"ended with status {os.waitstatus_to_exitcode(status)}" if ended else "does not listen"
+            last = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
+            raise LabError(f"{pod.command[0]} {how}: {last}")
+        time.sleep(0.005)
 
 
 def check_reachable(lab: Lab) -> None:
