@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from policies.errors import PolicyError, Problem
-from policies.model import CiliumNetworkPolicy
+from policies.model import MAX_PORTS, CiliumNetworkPolicy
 from policies.source import MAX_BYTES, Node, SourceError, Tree, dotted, quoted, read_trees
 
 MAX_PROBLEMS = 100  # of one text; the rest are counted in one more
@@ -187,7 +187,10 @@ def _message(detail: ErrorDetails, path: Sequence[str | int]) -> str:
         return f"expected {_EXPECTED[kind]}, got {_named(given)}{hint}"
     if kind == "too_short":
         return "empty: Cilium reads an empty list here as no constraint; leave the field out if that is meant"
-    return detail["msg"][:1].lower() + detail["msg"][1:]
+    if kind == "too_long" and isinstance(given, list):
+        return f"{len(given)} {path[-1]}, the limit is {MAX_PORTS}"
+    own = kind in ("policy", "not_yet")  # our words; pydantic's begin with a capital
+    return detail["msg"] if own else detail["msg"][:1].lower() + detail["msg"][1:]
 
 
 def _named(value: object) -> str:

@@ -1,0 +1,72 @@
+"""What the engine remembers never changes what it says. Meaning: test_algebra."""
+
+import pytest
+
+from policies import engine
+from policies.engine import Engine, HttpRequest
+from policies.ruleset import DirectionRules, EndpointRules, HttpRule, Line, PolicyRef, RuleSet
+from tests.policies.world import ALLOW, DENY, INGRESS, PROXY
+
+REF = PolicyRef("CiliumNetworkPolicy", "default", "p")
+
+
+def one_endpoint(*rules: HttpRule, any_port: bool = False) -> RuleSet:
+    line = Line("line", REF, None, rules)
+    ingress = DirectionRules(True, {} if any_port else {80: (line,)}, (line,) if any_port else (), (REF,))
+    return RuleSet(5, {1: EndpointRules(1, "default", "web", {}, ingress, DirectionRules())})
+
+
+def rule_of(rules: RuleSet, method: str, path: str) -> str:
+    return Engine(rules).decide(1, INGRESS, 300, 80, HttpRequest(method, path)).rule
+
+
+def test_an_empty_http_tuple_matches_nothing_and_is_proxied() -> None:
+    judge = Engine(one_endpoint())
+    assert judge.judge_peer(1, INGRESS, 300, 80) is PROXY
+    assert not judge.decide(1, INGRESS, 300, 80, HttpRequest("GET", "/")).allow
+
+
+def test_rules_with_and_without_literal_methods_meet_in_order() -> None:
+    rules = one_endpoint(
+        HttpRule("any-x", None, "/x.*"),
+        HttpRule("get-all", "GET", None),
+        HttpRule("p-star", "P.*", None),
+        HttpRule("post-y", "POST|PUT", "/y/.*"),
+        HttpRule("exact", "DELETE", "/z|/zz"),
+    )
+    assert rule_of(rules, "GET", "/x1") == "any-x"
+    assert rule_of(rules, "GET", "/y") == "get-all"
+    assert rule_of(rules, "PATCH", "/y") == "p-star"
+    assert rule_of(rules, "POST", "/y/1") == "p-star"
+    assert rule_of(rules, "DELETE", "/zz") == "exact"
+    assert rule_of(rules, "DELETE", "/x") == "any-x"
+    assert rule_of(rules, "DELETE", "/zzz") == engine.DEFAULT_DENY
+    assert rule_of(rules, "FOO", "/") == engine.DEFAULT_DENY
+
+
+def test_any_port_lines_hold_for_each_port_and_permits_name_the_port() -> None:
+    judge = Engine(one_endpoint(HttpRule("r"), any_port=True))
+    for port in (1, 80, 65535):
+        permit = judge.decide(1, INGRESS, 300, port, HttpRequest("GET", "/")).permit
+        assert permit is not None
+        assert permit.port == port
+
+
+def test_forgetting_sites_changes_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "MAX_SITES", 3)
+    judge = Engine(one_endpoint(HttpRule("r", "GET")))
+    for _ in range(2):
+        for identity in range(300, 310):
+            assert judge.judge_peer(1, INGRESS, identity, 80) is PROXY
+            assert judge.judge_peer(1, INGRESS, identity, 81) is DENY
+            assert judge.decide(1, INGRESS, identity, 80, HttpRequest("GET", "/")).allow
+            assert not judge.decide(1, INGRESS, identity, 80, HttpRequest("PUT", "/")).allow
+            assert len(judge._sites) <= 3
+    assert judge.judge_peer(1, 1, 300, 80) is ALLOW
+
+
+def test_one_pattern_is_compiled_once() -> None:
+    judge = Engine(one_endpoint(HttpRule("a", "GET", "/[ab]"), HttpRule("b", "PUT", "/[ab]")))
+    for identity in (300, 301):
+        assert judge.decide(1, INGRESS, identity, 80, HttpRequest("PUT", "/b")).rule == "b"
+    assert list(judge._matchers) == ["/[ab]"]

@@ -1,0 +1,91 @@
+"""Hostile documents are refused by counting, before they cost anything.
+
+Each test would not end, or end in a crash of the interpreter, without the bound that it names: the suite's time-out is
+what makes it fail.
+"""
+
+import tracemalloc
+
+import pytest
+
+from policies.errors import PolicyError
+from policies.load import load_text
+from policies.source import MAX_BYTES, MAX_DEPTH, MAX_NODES
+from tests.policies.world import policy
+
+
+def refused(text: str) -> str:
+    with pytest.raises(PolicyError) as caught:
+        load_text(text, "f")
+    return caught.value.problems[0].message
+
+
+def test_ten_megabytes() -> None:
+    assert refused("# " + "x" * 10_000_000) == f"larger than {MAX_BYTES} bytes"
+    assert refused("é" * (MAX_BYTES // 2 + 1)) == f"larger than {MAX_BYTES} bytes"
+
+
+@pytest.mark.parametrize("opening", ["[", "{a: ", "- ", "? "])
+def test_deep_nesting(opening: str) -> None:
+    text = opening * (MAX_BYTES // len(opening))
+    assert refused(text) in (f"nested deeper than {MAX_DEPTH} levels", "a key must be text")
+
+
+def test_depth_counts_through_aliases() -> None:
+    lines = ["a0: &a0 []"] + [f"a{n}: &a{n} [[[*a{n - 1}]]]" for n in range(1, 20)]
+    assert refused("\n".join(lines)) == f"nested deeper than {MAX_DEPTH} levels"
+
+
+def test_bomb_of_aliases() -> None:
+    lines = ["a: &a [x,x,x,x,x,x,x,x,x]"]
+    for name, before in zip("bcdefghij", "abcdefghi", strict=True):
+        lines.append(f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]")
+    tracemalloc.start()
+    try:
+        message = refused("\n".join(lines))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert message == f"more than {MAX_NODES} values, aliases counted as what they stand for"
+    assert peak < 4 << 20
+
+
+def test_alias_as_a_key() -> None:
+    assert refused("&a a: b\n*a : c") == "a key must be text, not an alias"
+
+
+def test_a_hundred_thousand_rules() -> None:
+    rules = "- {path: /a}\n" * 60_000
+    text = "endpointSelector: {}\ningress:\n- toPorts:\n  - ports: [{port: 80}]\n    rules:\n      http:\n"
+    whole = policy(text) + rules.replace("- ", "        - ")
+    assert refused(whole) in (f"larger than {MAX_BYTES} bytes",)
+    flow = policy("endpointSelector: {}\ningress: [{toPorts: [{ports: [{port: 80}], rules: {http: [" + "{}," * 100_000)
+    assert refused(flow).startswith("more than")
+
+
+def test_ten_thousand_rules_load() -> None:
+    rules = ",".join(f"{{path: /p{n}}}" for n in range(10_000))
+    text = policy(
+        f"endpointSelector: {{}}\ningress: [{{toPorts: [{{ports: [{{port: 80}}], rules: {{http: [{rules}]}}}}]}}]"
+    )
+    spec = load_text(text, "f")[0].model.spec
+    assert spec is not None
+    assert spec.ingress[0].toPorts is not None
+    assert spec.ingress[0].toPorts[0].rules is not None
+    assert len(spec.ingress[0].toPorts[0].rules.http or ()) == 10_000
+
+
+def test_numbers_too_long_to_convert() -> None:
+    assert refused(policy(f"endpointSelector: {{}}\ningress: [{{}}]\ndescription: {'9' * 10_000}")).startswith(
+        "a number"
+    )
+
+
+def test_catastrophic_patterns_match_in_linear_time() -> None:
+    from tests.policies.world import World
+
+    rule = "{path: '/(a+)+b'}"
+    text = policy(
+        f"endpointSelector: {{}}\ningress: [{{toPorts: [{{ports: [{{port: 80}}], rules: {{http: [{rule}]}}}}]}}]"
+    )
+    assert not World(text).ask("frontend", "GET /" + "a" * 100_000).allow
