@@ -22,6 +22,7 @@ from typing import Final, TextIO
 
 from audit import compact, schema
 from audit.filters import Filters, parse_since, parse_status
+from audit.gaps import Gaps
 from audit.observe_arguments import DEFAULT_LAST, add_arguments
 from audit.reading import NOWHERE, Damage, Follower, Position, backwards, forwards, streams
 
@@ -29,7 +30,7 @@ POLL_S: Final = 0.1
 HOLD_S: Final = 0.4
 MAX_HELD: Final = 20_000
 """Lines held for ordering, some 20 MB; past this the oldest go out early and order between writers may suffer."""
-BAD_LINES_SAID_S: Final = 5.0
+TROUBLE_SAID_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,9 @@ class _Session:
         self.out = out
         self.err = err
         self.damage = Damage()
-        self.said = 0
+        self.gaps = Gaps()
+        self.bad_said = 0
+        self.missing_said = 0
         self.said_at = 0.0
         # Opened before anything is printed, so that nothing falls between what was and what comes.
         self.follower = Follower(directories, self.damage) if options.follow else None
@@ -129,7 +132,7 @@ class _Session:
         elif options.last is not None or not options.follow:
             self._last(DEFAULT_LAST if options.last is None else options.last)
         self.out.flush()
-        self._say_bad_lines(at_once=True)
+        self._say_trouble(at_once=True)
         if self.follower is not None:
             self._follow(self.follower)
         return 0
@@ -137,7 +140,7 @@ class _Session:
     def close(self) -> None:
         if self.follower is not None:
             self.follower.close()
-        self._say_bad_lines(at_once=True)
+        self._say_trouble(at_once=True)
 
     def _decode(self, line: bytes) -> schema.Record | None:
         """The record, or None for an empty line and for one that is none, which is counted."""
@@ -196,8 +199,10 @@ class _Session:
     def _everything(self) -> None:
         def wanted(node: str, directory: Path, stream: str) -> Iterator[tuple[str, schema.Record, bytes]]:
             for line in forwards(directory, stream, self._until(node, stream)):
-                if (record := self._decode(line)) is not None and self.options.filters.wants(record):
-                    yield record.time, record, line
+                if (record := self._decode(line)) is not None:
+                    self.gaps.feed(record)
+                    if self.options.filters.wants(record):
+                        yield record.time, record, line
 
         sources = [
             wanted(node, directory, stream)
@@ -215,9 +220,11 @@ class _Session:
             lines, more = follower.poll()
             arrived = time.time()
             for line in lines:
-                if (record := self._decode(line)) is not None and self.options.filters.wants(record):
-                    number += 1
-                    heapq.heappush(held, (record.time, number, arrived, record, line))
+                if (record := self._decode(line)) is not None:
+                    self.gaps.feed(record)
+                    if self.options.filters.wants(record):
+                        number += 1
+                        heapq.heappush(held, (record.time, number, arrived, record, line))
             now = time.time()
             shown = False
             while held and (len(held) > MAX_HELD or min(_seconds(held[0][0]), held[0][2]) + HOLD_S <= now):
@@ -226,7 +233,7 @@ class _Session:
                 shown = True
             if shown:
                 self.out.flush()
-            self._say_bad_lines()
+            self._say_trouble()
             if poller is not None:
                 if poller.poll(0 if more else POLL_S * 1000):
                     raise BrokenPipeError
@@ -243,12 +250,16 @@ class _Session:
         poller.register(fd, 0)
         return poller
 
-    def _say_bad_lines(self, *, at_once: bool = False) -> None:
-        new = self.damage.bad_lines - self.said
+    def _say_trouble(self, *, at_once: bool = False) -> None:
+        bad, missing = self.damage.bad_lines - self.bad_said, self.gaps.missing - self.missing_said
         now = time.monotonic()
-        if new and (at_once or now - self.said_at >= BAD_LINES_SAID_S):
-            self.said, self.said_at = self.damage.bad_lines, now
-            print(f"observe: {new} {'line' if new == 1 else 'lines'} could not be read as a record", file=self.err)
+        if not (bad or missing) or not (at_once or now - self.said_at >= TROUBLE_SAID_S):
+            return
+        self.bad_said, self.missing_said, self.said_at = self.damage.bad_lines, self.gaps.missing, now
+        if bad:
+            print(f"observe: {bad} {'line' if bad == 1 else 'lines'} could not be read as a record", file=self.err)
+        if missing:
+            print(f"observe: {missing} {'record is' if missing == 1 else 'records are'} missing", file=self.err)
 
 
 def _seconds(text: str) -> float:

@@ -16,7 +16,7 @@ from audit.observe_arguments import add_arguments
 from audit.record import DROPPED, EGRESS, FORWARDED, INGRESS, Connection, FlowFacts, Request, Side, facts_from_denial
 from audit.sinks.file import FileSink
 from audit.writer import Writer
-from tests.audit.makers import CLOCK, FRONTEND, WEB, Policy, file_lines, request_facts
+from tests.audit.makers import CLOCK, FRONTEND, WEB, ListSink, Policy, file_lines, request_facts
 
 MS = 1_000_000
 INTRUDER = Side("10.244.0.3", 5000, 259, "default", "intruder", {"app": "intruder"})
@@ -220,6 +220,22 @@ def test_lines_over_block_borders(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             lines, err = show({"n": tmp_path}, *arguments)
             assert targets(lines) == [f"/{number}" for number in range(20)]
             assert err == ""
+
+
+def test_missing_numbers_are_said_and_told_losses_are_not(tmp_path: Path) -> None:
+    fill(tmp_path, "w", [request_facts(f"/{number}") for number in range(9)])
+    lines = file_lines(tmp_path / "w.jsonl")
+    (tmp_path / "w.jsonl").write_bytes(b"".join(lines[2:5] + lines[7:]))
+    assert show({"n": tmp_path}, "--all")[1] == "observe: 2 records are missing\n"
+    sink = ListSink(room=0)
+    writer = Writer("n/w", "other", sink, buffer_bytes=5000)
+    for _ in range(30):
+        writer.write(request_facts())
+    sink.room = 1000
+    assert writer.flush()
+    assert len(sink.lines) < 30
+    (tmp_path / "w.jsonl").write_bytes(b"".join(lines[:3] + sink.lines))
+    assert show({"n": tmp_path}, "--all")[1] == ""
 
 
 def test_nothing_there_is_said(tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""docs/audit.md is a contract: its example is what is written, and no field is missing in it."""
+
+import json
+import re
+from pathlib import Path
+
+import msgspec
+
+from audit import schema
+from audit.writer import Writer
+from tests.audit.makers import CLOCK, ListSink, parsed, request_facts
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
+EXAMPLES = [json.loads(text) for text in re.findall(r"```json\n(.*?)```", DOCUMENT, re.DOTALL)]
+
+
+def test_the_example_is_what_is_written() -> None:
+    sink = ListSink()
+    writer = Writer("node-b/worker-0", "boot-1", sink, lambda: CLOCK)
+    writer.write(request_facts("/public?a=1"))
+    writer.flush()
+    (record,) = parsed(sink.lines)
+    assert isinstance(record["flow"], dict)
+    record["flow"]["uuid"] = EXAMPLES[0]["flow"]["uuid"]
+    assert record == EXAMPLES[0]
+
+
+def test_the_lost_records_example_has_every_field() -> None:
+    line = json.dumps(EXAMPLES[1]).encode()
+    record = schema.decode(line)
+    assert record.lost_events is not None
+    assert set(EXAMPLES[1]["lost_events"]) == set(schema.LostEvents.__struct_fields__)
+    assert json.loads(schema.encode(record)) == EXAMPLES[1]
+
+
+def test_every_field_is_explained() -> None:
+    words = set(re.findall(r"\w+", DOCUMENT))
+    structs: list[type[msgspec.Struct]] = [
+        schema.Record, schema.Tulle, schema.Flow, schema.LostEvents, schema.Layer7, schema.Endpoint, schema.Policy,
+        schema.Addresses, schema.Ports, schema.EventType,
+    ]  # fmt: skip
+    for struct in structs:
+        never_written = {"labels"} if struct is schema.Policy else set()
+        assert set(struct.__struct_fields__) - never_written <= words, struct
