@@ -1,0 +1,89 @@
+// The decisions, pure as far as a map look-up is: every hook calls these.
+#pragma once
+
+#include "maps.bpf.h"
+
+#define L7_PREFIX_ALL 96     // endpoint, identity, direction, protocol, port
+#define L7_PREFIX_NO_PORT 80 // all but the port
+
+struct l7_decision {
+    u8 answer;
+    u8 reason;
+};
+
+// Two look-ups, the first that hits is final: the compiler of policies merges general rules into specific entries. The
+// trie itself prefers an exact port to any port.
+static __always_inline struct l7_decision l7_decide(u32 endpoint, u8 direction, u32 identity, u8 protocol,
+                                                    u16 port_be) {
+    struct l7_decision out = {.answer = L7_DENY, .reason = L7_R_NO_RULE};
+    struct l7_verdict_key key = {};
+    key.prefixlen = L7_PREFIX_ALL;
+    key.endpoint = endpoint;
+    key.identity = identity;
+    key.direction = direction;
+    key.protocol = protocol;
+    key.port_be = port_be;
+    struct l7_verdict *hit = l7_verdicts.lookup(&key);
+    if (!hit && identity) {
+        key.identity = 0;
+        hit = l7_verdicts.lookup(&key);
+    }
+    if (!hit)
+        return out;
+    if (hit->answer == L7_ALLOW || hit->answer == L7_PROXY) {
+        out.answer = hit->answer;
+        out.reason = L7_R_NONE;
+    } else {
+        out.reason = L7_R_DENIED; // also any answer that we do not know
+    }
+    return out;
+}
+
+static __always_inline void l7_addr_set4(struct l7_addr *addr, u32 ip_be) {
+    addr->word_be[0] = 0;
+    addr->word_be[1] = 0;
+    addr->word_be[2] = bpf_htonl(0xffff);
+    addr->word_be[3] = ip_be;
+}
+
+static __always_inline bool l7_is4(const struct l7_addr *addr) {
+    return addr->word_be[0] == 0 && addr->word_be[1] == 0 && addr->word_be[2] == bpf_htonl(0xffff);
+}
+
+static __always_inline bool l7_same(const struct l7_addr *a, const struct l7_addr *b) {
+    return a->word_be[0] == b->word_be[0] && a->word_be[1] == b->word_be[1] && a->word_be[2] == b->word_be[2] &&
+           a->word_be[3] == b->word_be[3];
+}
+
+// 127.0.0.0/8 and ::1.
+static __always_inline bool l7_is_loopback(const struct l7_addr *addr) {
+    if (l7_is4(addr))
+        return (bpf_ntohl(addr->word_be[3]) >> 24) == 127;
+    return addr->word_be[0] == 0 && addr->word_be[1] == 0 && addr->word_be[2] == 0 && addr->word_be[3] == bpf_htonl(1);
+}
+
+// 0.0.0.0 and ::, which connect(2) takes for loopback.
+static __always_inline bool l7_is_unspecified(const struct l7_addr *addr) {
+    return addr->word_be[3] == 0 && (l7_is4(addr) || (addr->word_be[0] == 0 && addr->word_be[1] == 0 &&
+                                                      addr->word_be[2] == 0));
+}
+
+// fe80::/10.
+static __always_inline bool l7_is_link_local(const struct l7_addr *addr) {
+    return (bpf_ntohl(addr->word_be[0]) >> 22) == 0x3fa;
+}
+
+// The pod's own addresses. An all-zero entry (no such address) is no one's own.
+static __always_inline bool l7_is_own(const struct l7_endpoint *ep, const struct l7_addr *addr) {
+    return !l7_is_unspecified(addr) && (l7_same(addr, &ep->addr4) || l7_same(addr, &ep->addr6));
+}
+
+static __always_inline u32 l7_identity_of(const struct l7_addr *addr) {
+    if (l7_is_link_local(addr))
+        return 0; // anybody on the link can have it: it names no one
+    struct l7_identity_key key = {};
+    key.prefixlen = 128;
+    key.addr = *addr;
+    u32 *identity = l7_identities.lookup(&key);
+    return identity ? *identity : 0;
+}

@@ -1,0 +1,114 @@
+// Structs, numbers and codes shared by every program and mirrored in redirect/layout.py, which turns its mirrors into
+// _Static_asserts that are compiled with this text: a mirror that differs does not load.
+// Fields ending in _be are in network byte order, all others in the machine's.
+#pragma once
+
+#include <uapi/linux/bpf.h>
+#include <uapi/linux/in.h>
+#include <uapi/linux/in6.h>
+
+#define L7_MAX_ENDPOINTS 512
+#define L7_SLOTS 16
+#define L7_LO_IFINDEX 1 // include/net/flow.h LOOPBACK_IFINDEX: lo is 1 in every netns
+#define L7_SOCK_STREAM 1
+#define L7_PROTO_MPTCP 262 // uapi/linux/in.h names it IPPROTO_MPTCP since 5.6
+#define L7_SOL_SOCKET 1    // asm-generic; our targets are x86-64 and arm64
+#define L7_SO_MARK 36
+
+// Flags of an endpoint.
+#define L7_F_INGRESS 1 // ingress is enforced
+#define L7_F_EGRESS 2  // egress is enforced
+#define L7_F_STOPPED 4 // neither is any more, but the rules in the pod still stand: marks are still cleaned
+
+enum l7_direction { L7_INGRESS = 0, L7_EGRESS = 1 };
+
+enum l7_answer { L7_DENY = 0, L7_ALLOW = 1, L7_PROXY = 2 };
+
+// Why something was refused: append-only, retired codes stay as `unused`. The same number indexes l7_counters.
+enum l7_reason {
+    L7_R_NONE = 0,           // not refused
+    L7_R_NO_RULE = 1,        // the direction is enforced and no entry hit
+    L7_R_DENIED = 2,         // an entry hit and says deny
+    L7_R_NO_LISTENER = 3,    // to be steered, but no worker listens: fail closed
+    L7_R_BOUND_DEVICE = 4,   // connect on a socket bound to a device other than lo: would leave past the rules
+    L7_R_LINK_LOCAL = 5,     // fe80::/10: the peer has no identity and routing by mark does not hold it
+    L7_R_NO_ENDPOINT = 6,    // a program runs for an endpoint the maps do not know: fail closed
+    L7_R_MARK_FAILED = 7,    // the mark could not be written: fail closed
+    L7_R_FORGED_MARK = 8,    // a SYN came to lo by mark although the pod's egress is not steered
+    L7_R_ASSIGN_FAILED = 9,  // bpf_sk_assign refused the listener: fail closed
+    L7_R_MARK_CHANGE = 10,   // SO_MARK set by the app: would undo the mark of a connect that has begun
+    L7_R_RAW_PACKET = 11,    // a packet socket that would leave past the tc hook
+    L7_R_SUPPRESSED = 12,    // counter only: refusals that got no record of their own
+    L7_R_EVENT_LOST = 13,    // counter only: the ring was full
+    L7_R_STEERED = 14,       // counter only: handed to a listener
+    L7_R_MAX = 32,           // room to grow without a new map layout
+};
+
+// One address, IPv4 as ::ffff:a.b.c.d (RFC 4291 2.5.5.2): one key form, one trie, no family field to mistake.
+struct l7_addr {
+    union {
+        u8 byte[16];
+        u32 word_be[4];
+    };
+};
+
+// l7_endpoints: what is enforced for a local pod. An address that the pod lacks is all zero.
+struct l7_endpoint {
+    u64 cookie; // of its netns
+    u32 id;
+    u32 flags;
+    struct l7_addr addr4;
+    struct l7_addr addr6;
+};
+
+// l7_verdicts. The prefix covers all but the port, or all: 80 or 96 bits.
+struct l7_verdict_key {
+    u32 prefixlen;
+    u32 endpoint;
+    u32 identity; // 0: any peer
+    u8 direction;
+    u8 protocol;
+    u16 port_be;
+};
+
+struct l7_verdict {
+    u8 answer;
+    u8 pad[3];
+};
+
+// l7_identities.
+struct l7_identity_key {
+    u32 prefixlen;
+    struct l7_addr addr;
+};
+
+// l7_events, as the reader gets them.
+struct l7_event {
+    u64 time_ns; // CLOCK_MONOTONIC
+    u64 suppressed;
+    u32 endpoint;
+    u32 identity; // the peer's
+    struct l7_addr src;
+    struct l7_addr dst;
+    u16 sport; // machine byte order; 0: a connect that had no port yet
+    u16 dport;
+    u16 protocol;
+    u8 direction;
+    u8 reason;
+};
+
+// l7_seen: one 4-tuple that was refused lately.
+struct l7_seen_key {
+    struct l7_addr src;
+    struct l7_addr dst;
+    u16 sport;
+    u16 dport;
+    u32 endpoint_direction; // endpoint * 2 + direction
+};
+
+struct l7_seen {
+    u64 since_ns;
+    u64 suppressed;
+    u32 records;
+    u32 pad;
+};
