@@ -108,6 +108,11 @@ class Kernel:
         finally:
             os.close(fd)
 
+    def detach_cgroup(self) -> None:
+        """Take the connect hooks away."""
+        for name in CONNECT_HOOKS:
+            self._drop(name)
+
     def attach_pod(self, netns: Netns, endpoint: int, addresses: Iterable[Address] = ()) -> str:
         """Attach (or replace) the steering program in a pod; returns where its link is pinned.
 
