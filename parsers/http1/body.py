@@ -99,6 +99,8 @@ class ChunkedReader:
             limit = self._limits.max_chunk_line_bytes
             line = grammar.take_block(buffer, b"\r\n", limit, _CHUNK_LINE_TOO_LONG)
             if line is None:
+                if buffer.eof:
+                    raise RemoteProtocolError("closed_early", 400, "connection closed before a chunk")
                 return False
             self._left = self._read_size(line)
             self._state = self._DATA if self._left else self._TRAILERS

@@ -223,6 +223,8 @@ def read_response(head: bytes, request_method: bytes, limits: Http1Limits) -> Re
     fields = _split(head, limits)
     line = head[: head.index(b"\r")]
     version, status, reason = line[5:8], int(line[9:12]), line[13:]
+    if status == 101:  # what follows would be a protocol that we do not read
+        raise RemoteProtocolError("upgrade_refused", 400, "101, and nobody had asked for it")
     meaning = _Meaning(fields, version)
     connection = h11.Connection(h11.CLIENT)
     if status < 200:
@@ -236,8 +238,6 @@ def read_response(head: bytes, request_method: bytes, limits: Http1Limits) -> Re
         raise RemoteProtocolError("readers_disagree", 400, "h11 reads this head differently")
     framing = meaning.framing
     if status < 200:
-        if status == 101:
-            raise RemoteProtocolError("upgrade_refused", 400, "101, and nobody had asked for it")
         if framing is not NO_BODY:
             raise RemoteProtocolError("framing_without_body", 400, "1xx with a length or coding (RFC 9110 8.6)")
         return InformationalHead(status, reason, fields, meaning.options)
