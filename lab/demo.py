@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from lab.agents import tulle_command
@@ -46,8 +47,8 @@ BEFORE = (
     Request("intruder", "GET", "http://web/public", 0, "a peer that no rule names: refused in the kernel"),
 )
 
-KEEP_ALIVE = (
-    """
+# One keep-alive connection: asks for the path of each line that it reads.
+KEEP_ALIVE = """
 import http.client, sys
 connection = http.client.HTTPConnection("web", 80, timeout=20)
 for line in sys.stdin:
@@ -56,8 +57,6 @@ for line in sys.stdin:
     answer.read()
     print(answer.status, connection.sock.getsockname()[1], flush=True)
 """
-    """One keep-alive connection: asks for the path of each line that it reads."""
-)
 
 
 class Failed(Exception):
@@ -121,7 +120,7 @@ class Demo:
     def _request(self, request: Request) -> None:
         command = ["curl", "-sS", "--path-as-is", "-m", "10", "-X", request.method, "-w", "\n%{http_code}", request.url]
         print(f"$ tulle lab exec {request.pod} -- curl -X {request.method} {request.url}", flush=True)
-        since = time.time()
+        since = _now()
         done = subprocess.run(  # noqa: S603  our own command
             [*tulle_command(), "lab", "exec", "--name", LAB, request.pod, "--", *command],
             check=False,
@@ -147,7 +146,7 @@ class Demo:
         except (ValueError, KeyError, TypeError):
             return f"something that is not its own answer: {body[:60]!r}"
 
-    def _record(self, pod: str, status: int, since: float) -> dict[str, object]:
+    def _record(self, pod: str, status: int, since: str) -> dict[str, object]:
         """The newest record of this pod's requests with this status that is not older than the request."""
         deadline = time.monotonic() + RECORD_WAIT_S
         wanted = ["--verdict", "DROPPED"] if not status else ["--http-status", str(status)]
@@ -155,7 +154,7 @@ class Demo:
             line = subprocess.run(  # noqa: S603  our own command
                 [
                     *tulle_command(),
-                    *("observe", "--name", LAB, "--from-pod", pod, "--since", f"{time.time() - since + 0.05:.3f}s"),
+                    *("observe", "--name", LAB, "--from-pod", pod, "--since", since),
                     *("--last", "1", "-o", "jsonpb", *wanted),
                 ],
                 check=False,
@@ -188,7 +187,7 @@ class Demo:
     def _ask(self, client: "subprocess.Popen[str]", path: str, status: int, note: str) -> str:
         if client.stdin is None or client.stdout is None:
             raise Failed("the client has no pipes")
-        since = time.time()
+        since = _now()
         client.stdin.write(path + "\n")
         client.stdin.flush()
         got, _, port = client.stdout.readline().strip().partition(" ")
@@ -209,6 +208,10 @@ class Demo:
             )
         bad = sum(not outcome.good for outcome in self.outcomes)
         print(f"\n{len(self.outcomes) - bad} of {len(self.outcomes)} outcomes as stated", flush=True)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _rule_of(record: dict[str, object]) -> str:

@@ -1,0 +1,152 @@
+"""A lab as the tests drive it: through the product's command line, as a user would."""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+TULLE = Path(sys.executable).with_name("tulle")
+Record = dict[str, Any]
+"""A JSON object of the product's; its shape is what the test is about, so it is not typed further."""
+
+
+def tulle(*arguments: str, stdin: str | None = None, timeout_s: float = 120) -> "subprocess.CompletedProcess[str]":
+    """Run the command and give what it printed; never raises for its exit status."""
+    return subprocess.run(  # noqa: S603  our own command
+        [str(TULLE), *arguments], input=stdin, capture_output=True, text=True, check=False, timeout=timeout_s
+    )
+
+
+def eventually(what: Callable[[], bool], timeout_s: float = 15.0, step_s: float = 0.05) -> bool:
+    """Whether `what` becomes true in time; the bound is generous, as machines are shared."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if what():
+            return True
+        time.sleep(step_s)
+    return what()
+
+
+class Cluster:
+    """One lab of the tests' own."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @property
+    def directory(self) -> Path:
+        """Where the lab keeps its files."""
+        return Path("/run/tulle/lab") / self.name
+
+    def lab(self, command: str, *arguments: str, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
+        """Run `tulle lab COMMAND --name …`."""
+        return tulle("lab", command, "--name", self.name, *arguments, stdin=stdin)
+
+    def exec(
+        self, pod: str, *command: str, stdin: str | None = None, timeout_s: float = 120
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a command inside a pod."""
+        return tulle("lab", "exec", "--name", self.name, pod, "--", *command, stdin=stdin, timeout_s=timeout_s)
+
+    def start(self, pod: str, *command: str) -> "subprocess.Popen[str]":
+        """Start a command inside a pod, with pipes."""
+        return subprocess.Popen(  # noqa: S603  our own command
+            [str(TULLE), "lab", "exec", "--name", self.name, pod, "--", *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def python(
+        self, pod: str, script: str, *arguments: str, timeout_s: float = 120
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a Python script inside a pod."""
+        return self.exec(pod, sys.executable, "-c", script, *arguments, timeout_s=timeout_s)
+
+    def curl(self, pod: str, url: str, *options: str) -> int:
+        """The status that curl got; 0 when there was no connection."""
+        done = self.exec(
+            pod, "curl", "-s", "-o", "/dev/null", "--path-as-is", "-m", "15", "-w", "%{http_code}", *options, url
+        )
+        return int(done.stdout or 0)
+
+    def apply(self, *documents: str | Path) -> None:
+        """Apply policies, as text or as files, and insist that they are in force."""
+        for document in documents:
+            done = (
+                self.lab("apply", str(document))
+                if isinstance(document, Path)
+                else self.lab("apply", "-", stdin=document)
+            )
+            assert done.returncode == 0, done.stderr
+
+    def delete_policies(self) -> None:
+        """Delete every policy, by the names that the node has."""
+        found = sorted({path.name for path in self.directory.glob("*/policies/*.yaml")})
+        names = [name.removesuffix(".yaml").split(".") for name in found]
+        for _, namespace, name in names:
+            done = self.lab("delete", f"{namespace}/{name}")
+            assert done.returncode == 0, done.stderr
+
+    def status(self) -> Record:
+        """`tulle status --json`."""
+        found: Record = json.loads(tulle("status", "--name", self.name, "--json").stdout)
+        return found
+
+    def node(self, name: str) -> Record:
+        """The status of one node."""
+        (found,) = [node for node in self.status()["nodes"] if node["name"] == name]
+        return dict(found)
+
+    def pods(self) -> dict[str, Record]:
+        """`tulle lab status --json`, pods by name."""
+        return {pod["name"]: pod for pod in json.loads(self.lab("status", "--json").stdout)["pods"]}
+
+    def processes(self, node: str, role: str) -> list[int]:
+        """Pids of one role on a node."""
+        return [process["pid"] for process in self.node(node)["processes"] if process["role"] == role]
+
+    def observe(self, *options: str) -> list[Record]:
+        """Records, oldest first."""
+        done = tulle("observe", "--name", self.name, "-o", "jsonpb", *(options or ("--all",)))
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def find_record(self, wanted: Callable[[Record], bool], *options: str, timeout_s: float = 5.0) -> Record | None:
+        """The newest record that `wanted` accepts, once there is one."""
+        found: list[Record] = []
+
+        def look() -> bool:
+            found[:] = [record for record in self.observe(*options) if wanted(record)]
+            return bool(found)
+
+        return found[-1] if eventually(look, timeout_s) else None
+
+    def log(self, node: str) -> str:
+        """What the node's agent wrote."""
+        return (self.directory / node / "logs" / "agent.log").read_text()
+
+
+def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Send a signal to a process of a lab."""
+    os.kill(pid, number)
+
+
+@contextmanager
+def cluster(*up: str) -> Iterator[Cluster]:
+    """A lab with a name of its own, taken down whatever happens."""
+    lab = Cluster(f"tt{secrets.token_hex(3)}")
+    try:
+        done = lab.lab("up", *up)
+        assert done.returncode == 0, done.stderr
+        yield lab
+    finally:
+        lab.lab("down")
