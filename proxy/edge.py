@@ -240,9 +240,7 @@ class FlowEdge(Timed):
 
     def _down_writable(self) -> None:
         try:
-            try:
-                self._down.writable()
-            except OSError:
+            if not self._down.writable():
                 self._lost()
                 return
             if self._finishing:
@@ -256,10 +254,7 @@ class FlowEdge(Timed):
             up = self._up
             if up is None:
                 raise RuntimeError("room on a leg that is not there")
-            try:
-                up.writable()
-            except OSError:
-                up.ended = False  # reading tells the layer what became of it
+            up.writable()  # where it fails, reading tells the layer what became of it
             self._settle()
         except Exception:  # noqa: BLE001  as above
             self.crashed()
@@ -319,13 +314,8 @@ class FlowEdge(Timed):
         while True:
             up = self._up
             if up is not None:
-                try:
-                    up.flush()
-                except OSError:
-                    up.ended = False  # reading tells the layer what became of it
-            try:
-                down.flush()
-            except OSError:
+                up.flush()  # where it fails, reading tells the layer what became of it
+            if not down.flush():
                 self._lost()
                 return
             if self._finishing:
@@ -369,9 +359,7 @@ class FlowEdge(Timed):
             self.lingers = True
             down.end()
             home.timers.set(self, home.limits.linger_s)
-            try:
-                down.flush()
-            except OSError:
+            if not down.flush():
                 self._close()
                 return
         down.want_read(True)

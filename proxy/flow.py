@@ -79,8 +79,8 @@ class Flow:
         return self.engine().judge_peer(self.endpoint, self.direction, self.facts.identity, self.port)
 
     def verdict_on_connection(self) -> Verdict:
-        """What lets the connection through whatever it carries. Has a permit only where `judge` says ALLOW: then no rule
-        looks at a request, and this one, which no rule could match, gets the answer of all."""
+        """What lets the connection through whatever it carries. Has a permit only where `judge` says ALLOW: then no
+        rule looks at a request, and this one, which no rule could match, gets the answer of all."""
         return self.engine().decide(self.endpoint, self.direction, self.facts.identity, self.port, HttpRequest("", ""))
 
     def record(

@@ -18,7 +18,6 @@ from proxy.accept import Origins, reaches_listener
 from proxy.counters import new_counters
 from proxy.dial import Dialler, Upstreams
 from proxy.edge import FlowEdge
-from proxy.events import Layer
 from proxy.flow import Address, Flow
 from proxy.flow_event import DROPPED, ERROR, RULE_GUARD, RULE_LIMIT, FlowEvent
 from proxy.layers.answers import bare_answer
@@ -82,14 +81,14 @@ class Server:
 
     def add_listener(self, sock: socket.socket, endpoint_id: int, direction: int) -> None:
         """Accept on this socket, which is the server's from now on."""
+        if self._draining:
+            raise RuntimeError("a listener for a server that drains")
         sock.setblocking(False)
         # Accepted sockets inherit it: one system call here and none per connection.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener = Listener(sock, endpoint_id, direction)
         self._listeners.setdefault(endpoint_id, []).append(listener)
         self._ports.setdefault(endpoint_id, set()).add(listener.port)
-        if self._draining:
-            raise RuntimeError("a listener for a server that drains")
         if self._resting is None:
             self.loop.add_reader(sock.fileno(), self._accept, listener)
 
@@ -251,12 +250,10 @@ class Server:
                 edge.reset()
             return
         edges.add(edge)
-        layer: Layer
         if answer == Answer.PROXY:
-            layer = Http1Layer(flow, edge, self._parser_limits)
+            edge.start(Http1Layer(flow, edge, self._parser_limits))
         else:
-            layer = OpaqueLayer(flow, edge)
-        edge.start(layer)
+            edge.start(OpaqueLayer(flow, edge))
 
     def _rules_changed(self) -> None:
         """Opaque flows cannot be judged request by request: those no longer allowed end now."""

@@ -83,30 +83,23 @@ class Side:
         """End our sending once everything is sent."""
         self._fin_wanted = True
 
-    def flush(self) -> None:
-        """Send what the socket takes; the rest goes when it is writable.
-
-        Raises:
-            OSError: the connection is lost; the rest is thrown away.
-        """
+    def flush(self) -> bool:
+        """Send what the socket takes; the rest goes when it is writable. False: the connection is lost."""
         if self._writing:
-            return
+            return True
         try:
             self._send()
         except OSError:
             self.discard()
             self.broken = True
-            raise
+            return False
+        return True
 
-    def writable(self) -> None:
-        """The loop says that there is room.
-
-        Raises:
-            OSError: as `flush`.
-        """
+    def writable(self) -> bool:
+        """The loop says that there is room. False as `flush`."""
         self._loop.remove_writer(self.fd)
         self._writing = False
-        self.flush()
+        return self.flush()
 
     def discard(self) -> None:
         """Throw away what is unsent."""

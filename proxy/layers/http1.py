@@ -38,7 +38,7 @@ from parsers.http1.events import (
     ResponseEvent,
     ResponseHead,
 )
-from parsers.http1.fields import forwarded_request_fields
+from parsers.http1.fields import forwarded_request_fields, forwarded_response_fields
 from parsers.http1.target import Target, canonical_target
 from policies.engine import HttpRequest
 from proxy.commands import Edge
@@ -225,8 +225,8 @@ class Http1Layer:
     def expired(self, timer: Timer) -> None:
         """A wait was too long."""
         flow, exchange = self._flow, self._exchange
-        if timer is Timer.RECORD and exchange is not None:
-            if not exchange.facts.recorded:
+        if timer is Timer.RECORD:
+            if exchange is not None and not exchange.facts.recorded:
                 self._record_allowed(exchange)
             self._edge.set_timer(Timer.IDLE, flow.limits.idle_s)
         elif timer is Timer.HEAD:
@@ -409,11 +409,14 @@ class Http1Layer:
             # A client that waits for its 100 and gets this instead may send the body or not (RFC 9110 10.1.1): there is
             # no telling where its next request begins.
             unsure = exchange.head.expect_continue and not exchange.body_began and not exchange.request_done
+            event.fields = forwarded_response_fields(event)
             self._edge.send_downstream(down.send_response(event, close=self._closing or unsure))
             self._record_allowed(exchange, event.status)
             self._response_state = self.state_response_body
         elif type(event) is InformationalHead:
-            self._edge.send_downstream(down.send_informational(event))
+            event.fields = forwarded_response_fields(event)
+            if data := down.send_informational(event):
+                self._edge.send_downstream(data)
         else:
             self._upstream_broke("upstream_closed")
 

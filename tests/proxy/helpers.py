@@ -1,13 +1,14 @@
 """A real server on loopback: its listener, a rule set, an application behind it, and what it recorded.
 
-Nothing here is steered, so two seams replace the kernel: `LoopbackOrigins` says where accepted connections wanted to go, and
-`PlainUpstreams` makes ordinary sockets. Everything between them is the real thing.
+Nothing here is steered, so two seams replace the kernel: `LoopbackOrigins` says where accepted connections wanted to
+go, and `PlainUpstreams` makes ordinary sockets. Everything between them is the real thing.
 """
 
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from typing import SupportsIndex
 
 from policies.engine import Engine
 from policies.ruleset import DirectionRules, EndpointRules, HeaderMatch, HttpRule, Line, PolicyRef, RuleSet
@@ -28,7 +29,8 @@ WITH_HEADER = HttpRule("r-header", path="/header", headers=(HeaderMatch("x-token
 
 
 def rules(*http: HttpRule, port: int, revision: int = 1, l4: bool = False, deny: bool = False) -> Engine:
-    """An engine for ENDPOINT: these http rules on `port` for every peer; `l4` allows the port whole, `deny` names nobody."""
+    """An engine for ENDPOINT: these http rules on `port` for every peer; `l4` allows the port whole, `deny` names
+    nobody."""
     line = Line("r", POLICY, frozenset() if deny else None, None if l4 else http)
     direction = DirectionRules(True, {port: (line,)}, (), (POLICY,))
     endpoint = EndpointRules(ENDPOINT, "default", "web", {"app": "web"}, direction, direction)
@@ -80,6 +82,20 @@ class PlainUpstreams:
 type Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
+class SpiedReader(asyncio.StreamReader):
+    """Keeps a copy of every byte that comes."""
+
+    def __init__(self, seen: bytearray, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(limit=1 << 20, loop=loop)
+        self._seen = seen
+
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
+        chunk = bytes(data)
+        if len(self._seen) < 1 << 20:
+            self._seen += chunk
+        super().feed_data(chunk)
+
+
 class App:
     """A raw server whose handler is the test's. `received` is every byte it saw, `connections` how many there were."""
 
@@ -91,20 +107,16 @@ class App:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20)
+        loop = asyncio.get_running_loop()
+
+        def protocol() -> asyncio.StreamReaderProtocol:
+            return asyncio.StreamReaderProtocol(SpiedReader(self.received, loop), self._serve, loop=loop)
+
+        self._server = await loop.create_server(protocol, "127.0.0.1", 0)
         self.address = self._server.sockets[0].getsockname()[:2]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        feed = reader.feed_data
-
-        def spy(data: bytes) -> None:
-            self.received += data
-            feed(data)
-
-        reader.feed_data = spy  # type: ignore[method-assign]  # the one place where every byte passes
-        if buffered := bytes(reader._buffer):  # type: ignore[attr-defined]  # bytes that came before this ran
-            self.received += buffered
         try:
             await self._handler(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
