@@ -88,15 +88,17 @@ def handle(arguments: argparse.Namespace) -> int:
         # Who read our output is gone, as in `lab logs | head`; the interpreter must not complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
+    except OSError as error:  # not root, or a file that is not what it should be
+        sys.stderr.write(f"tulle: {error}\n")
+        return 1
 
 
 def _up(arguments: argparse.Namespace) -> int:
     from lab import model
     from lab.up import up
 
-    spec = model.load_spec(arguments.file) if arguments.file else model.default_spec(arguments.nodes or 2)
-    if arguments.nodes == 0:
-        spec = model.default_spec(0)
+    nodes = 2 if arguments.nodes is None else arguments.nodes
+    spec = model.load_spec(arguments.file) if arguments.file else model.default_spec(nodes)
     lab, made = up(arguments.name, spec, mode=arguments.mode, with_agents=not arguments.no_agent)
     what = f"{len(lab.nodes)} nodes, {len(lab.pods)} pods" + ("" if lab.agents else ", no agents")
     print(f"lab {lab.name!r} is up: {what}" if made else f"lab {lab.name!r} is up already: {what}")

@@ -36,7 +36,7 @@ class Call:
 
         Raises:
             AgentAway: it went away or did not answer in time.
-            LabError: it answered `"ok": false`; the message is its error.
+            LabError: it did not answer `"ok": true`; the message is its error.
         """
         received = b""
         try:
@@ -52,7 +52,7 @@ class Call:
             self._socket.close()
         if not isinstance(answer, dict):
             raise AgentAway(f"the agent at {self._where} answered {answer!r}")
-        if answer.get("ok") is False:
+        if answer.get("ok") is not True:
             raise LabError(str(answer.get("error", "the agent gave no reason")))
         return cast("Json", answer)  # JSON objects have string keys
 

@@ -3,7 +3,7 @@
 Units: MTU in bytes, addresses plain text, networks with prefix length, devices by name. Everything happens in the
 network namespace that the thread was in when the object was made.
 
-Raises (all methods): pyroute2.netlink.exceptions.NetlinkError, with the kernel's errno.
+Raises (all methods): NetlinkError, with the kernel's errno.
 """
 
 from socket import AF_BRIDGE, AF_INET, AF_INET6, AddressFamily
@@ -11,8 +11,11 @@ from types import TracebackType
 from typing import Self
 
 from pyroute2 import IPRoute  # type: ignore[import-untyped]  # pyroute2 carries no types
+from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]  # the same
 
 from lab import namespaces
+
+__all__ = ["Netlink", "NetlinkError", "family_of"]
 
 # include/uapi/linux/neighbour.h
 _NUD_PERMANENT = 0x80

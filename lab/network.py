@@ -9,7 +9,7 @@ from typing import Protocol, cast
 
 from lab import names, namespaces
 from lab.errors import LabError
-from lab.netlink import Netlink
+from lab.netlink import Netlink, NetlinkError
 from lab.state import Lab, Node, Pod
 
 MODES = {"vxlan": "lab.vxlan"}
@@ -55,8 +55,18 @@ def make_netns(name: str, *, forwards: bool = False) -> None:
 
 
 def build(lab: Lab) -> None:
-    """Make every namespace of the lab and connect them."""
-    network = mode(lab.mode)
+    """Make every namespace of the lab and connect them.
+
+    Raises:
+        LabError: the kernel refused something, such as a kind of device that it does not have.
+    """
+    try:
+        _build(lab, mode(lab.mode))
+    except NetlinkError as error:
+        raise LabError(f"cannot make the network: {error}") from error
+
+
+def _build(lab: Lab, network: Mode) -> None:
     namespaces.share_root()
     make_netns(names.underlay_netns(lab.name))
     for node in lab.nodes:

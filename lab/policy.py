@@ -7,7 +7,8 @@ outcome is in force in each of its workers.
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from lab import names, state
@@ -36,8 +37,7 @@ def apply(lab_name: str, files: Sequence[str]) -> list[str]:
     Raises:
         LabError: a document is wrong (nothing was changed then), or an agent could not put it in force.
     """
-    lab = _with_agents(lab_name)
-    with state.locked(lab_name, file=names.run_dir(lab_name) / ".policies.lock"):
+    with _turn(lab_name) as lab:
         new = _load(files)
         stored = {path.name: path for path in sorted(lab.policy_dir(lab.nodes[0].name).glob("*.yaml"))}
         replaced = {file_name(*key) for key in new}
@@ -48,7 +48,8 @@ def apply(lab_name: str, files: Sequence[str]) -> list[str]:
             raise LabError(str(error)) from error
         for node in lab.nodes:
             for document in new.values():
-                write_atomic(lab.policy_dir(node.name) / file_name(*document.key), _text(document))
+                file = lab.policy_dir(node.name) / file_name(*document.key)
+                write_atomic(file, _text(document), staging=lab.node_dir(node.name))
         revision = sync(lab)
         verbs = {name: "replaced" if name in stored else "applied" for name in replaced}
         return [f"{_label(*key)} {verbs[file_name(*key)]}, in force ({revision})" for key in new]
@@ -60,8 +61,7 @@ def delete(lab_name: str, refs: Sequence[str]) -> list[str]:
     Raises:
         LabError: one is not there (nothing was changed then), or an agent did not follow.
     """
-    lab = _with_agents(lab_name)
-    with state.locked(lab_name, file=names.run_dir(lab_name) / ".policies.lock"):
+    with _turn(lab_name) as lab:
         stored = _stored_keys(lab)
         gone = []
         for ref in refs:
@@ -112,6 +112,14 @@ def _patient_call(socket: Path) -> Call:
             if time.monotonic() > deadline:
                 raise
             time.sleep(AWAY_POLL_S)
+
+
+@contextmanager
+def _turn(lab_name: str) -> Iterator[Lab]:
+    """The lab, for who changes its policies alone."""
+    _with_agents(lab_name)
+    with state.locked(lab_name, file=names.run_dir(lab_name) / ".policies.lock"):
+        yield _with_agents(lab_name)  # read again: it may have gone down and up while we waited
 
 
 def _with_agents(lab_name: str) -> Lab:

@@ -103,10 +103,12 @@ class Lab:
         raise LabError(f"no node {name!r} in lab {self.name!r}{near}")
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new, never a part."""
-    # The name ends in .tmp and begins with a dot: who watches the folder for *.yaml does not see it.
-    temporary = path.with_name(f".{path.name}.tmp")
+def write_atomic(path: Path, text: str, *, staging: Path | None = None) -> None:
+    """Write a file so that a reader sees the old text or the new, never a part.
+
+    staging: a folder of the same file system where the new text is prepared, for a folder that somebody watches.
+    """
+    temporary = (staging or path.parent) / f".{path.name}.tmp"
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
@@ -173,13 +175,21 @@ def locked(name: str, *, file: Path | None = None) -> Iterator[None]:
 
     The file goes when the last holder leaves, so that a lab leaves nothing behind; who waited on a
     file that is gone by then notices by its inode and starts again.
+
+    file: a lock of another purpose, inside the lab's own folder.
+
+    Raises:
+        LabError: the folder of `file` is gone, and with it the lab.
     """
     path = file or names.lock_file(name)
     while True:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if file is None:
+                path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if file is not None:
+                raise LabError(f"lab {name!r} is no longer up") from error
             continue  # another `down` removed the empty folder in between
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lab import names
-from tests.lab.helpers import LabUnderTest, left_of, processes_of, unique_name
+from tests.lab.helpers import LabUnderTest, left_of, processes_of, run, unique_name
 
 pytestmark = pytest.mark.root
 
@@ -162,6 +162,16 @@ def test_down_needs_no_record(fresh: LabUnderTest) -> None:
     fresh.must("up", "--no-agent")
     (names.run_dir(fresh.name) / "lab.json").write_text("{")
     fresh.must("down")
+    assert left_of(fresh) == []
+
+
+def test_a_kernel_that_refuses_is_said(fresh: LabUnderTest) -> None:
+    """Without CAP_NET_ADMIN, as in a container that may not make devices."""
+    argv = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", *fresh.argv("up", "--no-agent")]
+    done = run(argv)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"tulle: ")
+    assert b"not permitted" in done.stderr
     assert left_of(fresh) == []
 
 
