@@ -1,0 +1,140 @@
+"""The benchmark's own lab: made, used and taken down by the product's command.
+
+Pods: `client` and `web` on node-b, `far` on node-a. Two labs are up at once, one without agents for `direct` and the
+other proxies, one with agents for `tulle`: so peers take turns within seconds and nothing is set up between them.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench import processes
+from bench.errors import BenchError
+from lab import names, state
+from lab.agents import tulle_command
+
+HERE = Path(__file__).resolve().parent
+WEB_PORT = 80
+CLIENT, FAR, WEB = "client", "far", "web"
+FAR_NODE, NODE = "node-a", "node-b"
+_READY_S = 10.0
+_COMMAND_S = 180.0
+# The pid of who made it is part of the name: labs of a run that was killed can be told from those of one at work.
+_NAME = re.compile(r"bench-(\d+)-[a-z]+")
+
+
+class BenchLab:
+    """One lab; `up` and `down` may each be called once."""
+
+    def __init__(self, kind: str, *, agents: bool) -> None:
+        self.name = f"bench-{os.getpid()}-{kind}"
+        self._agents = agents
+
+    def up(self) -> None:
+        """Make it and wait until `web` answers.
+
+        Raises:
+            BenchError: with what `tulle lab up` said.
+        """
+        # The pod's command has this checkout's paths, so the description is written here and not kept as a file.
+        with TemporaryDirectory(prefix="tulle-bench-") as directory:
+            description = Path(directory, "lab.yaml")
+            description.write_text(json.dumps(_description()), encoding="utf-8")
+            options = [] if self._agents else ["--no-agent"]
+            self.tulle("lab", "up", "--name", self.name, "--file", str(description), *options)
+        deadline = time.monotonic() + _READY_S
+        while self.ask(CLIENT, "GET", "/bench/1k")[0] == 0:
+            if time.monotonic() > deadline:
+                raise BenchError("the benchmark's server does not answer")
+            time.sleep(0.1)
+
+    def down(self) -> None:
+        self.tulle("lab", "down", "--name", self.name)
+
+    @property
+    def record(self) -> state.Lab:
+        """What `lab up` wrote down: addresses, places."""
+        return state.running(self.name)
+
+    @property
+    def web_ipv4(self) -> str:
+        return self.record.find_pod(WEB).ipv4
+
+    def url(self, path: str) -> str:
+        return f"http://{self.web_ipv4}:{WEB_PORT}{path}"
+
+    def inside(self, pod: str, *command: str) -> list[str]:
+        """The command line that runs `command` inside a pod."""
+        return [*tulle_command(), "lab", "exec", "--name", self.name, pod, "--", *command]
+
+    def python_inside(self, pod: str, script: str, *arguments: str) -> list[str]:
+        """The same for a program of the benchmark's, by its file name."""
+        return self.inside(pod, sys.executable, "-P", str(HERE / script), *arguments)
+
+    def ask(self, pod: str, method: str, path: str) -> tuple[int, int]:
+        """(status, bytes of the body) of one request on a connection of its own; status 0 when there is no answer."""
+        command = ["curl", "-s", "-o", "/dev/null", "-m", "10", "-X", method]
+        command += ["-w", "%{http_code} %{size_download}", self.url(path)]
+        answer = _run(self.inside(pod, *command))
+        said = answer.stdout.split()
+        if len(said) != 2:
+            raise BenchError(f"cannot run curl in pod {pod!r}: {answer.stderr.strip()[-500:]}")
+        return int(said[0]), int(said[1])
+
+    def tulle(self, *arguments: str, good: Collection[int] = (0,)) -> str:
+        """Run a command of the product's; gives what it printed.
+
+        Raises:
+            BenchError: its exit status is not `good`; with the end of what it said.
+        """
+        done = _run([*tulle_command(), *arguments])
+        if done.returncode not in good:
+            said = (done.stderr or done.stdout).strip()
+            raise BenchError(f"'tulle {' '.join(arguments[:2])}' ended with {done.returncode}: {said[-2000:]}")
+        return done.stdout
+
+    def in_node(self, *command: str, stdin: str = "") -> None:
+        """Run a command in node-b's network namespace, with the privileges of root there."""
+        self._in_netns(str(names.NETNS_ROOT / names.node_netns(self.name, NODE)), command, stdin)
+
+    def in_pod_as_root(self, pod: str, *command: str) -> None:
+        """Run a command in a pod's network namespace with more privileges than `lab exec` gives."""
+        self._in_netns(self.record.find_pod(pod).netns, command, "")
+
+    def _in_netns(self, netns: str, command: Sequence[str], stdin: str) -> None:
+        done = _run(["nsenter", f"--net={netns}", *command], stdin)
+        if done.returncode != 0:
+            raise BenchError(f"'{' '.join(command)}' ended with {done.returncode}: {done.stderr.strip()[-500:]}")
+
+
+def _description() -> dict[str, object]:
+    """lab.yaml; JSON is YAML."""
+    serve = [sys.executable, "-P", str(HERE / "server.py"), "--port", str(WEB_PORT)]
+    return {
+        "nodes": [FAR_NODE, NODE],
+        "pods": [
+            {"name": FAR, "node": FAR_NODE, "labels": {"app": FAR, "role": "client"}},
+            {"name": WEB, "node": NODE, "command": serve},
+            {"name": CLIENT, "node": NODE, "labels": {"app": CLIENT, "role": "client"}},
+        ],
+    }
+
+
+def _run(command: Sequence[str], stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603 - commands of our own, no shell
+        command, input=stdin, capture_output=True, text=True, timeout=_COMMAND_S, check=False
+    )
+
+
+def sweep() -> None:
+    """Take down the labs that earlier runs, killed in the middle, have left."""
+    for name in state.all_labs():
+        made = _NAME.fullmatch(name)
+        if made and not processes.alive(int(made[1])):
+            _run([*tulle_command(), "lab", "down", "--name", name])

@@ -1,0 +1,16 @@
+"""Peer `direct`: no proxy, no agent on the machine's side of the lab."""
+
+from bench.peers.base import Peer
+
+
+class Direct(Peer):
+    """Plain bridging and routing in a lab without agents."""
+
+    name = "direct"
+    what = "no proxy: a lab without agents"
+
+    def start(self) -> None:
+        return
+
+    def processes(self) -> dict[str, list[int]]:
+        return {}

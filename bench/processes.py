@@ -1,0 +1,59 @@
+"""What processes and the machine have used, from /proc (proc(5))."""
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+# Fields of /proc/PID/stat behind the command's name, which is where they can be counted from
+_UTIME, _STIME, _RSS = 11, 12, 21
+_RESET_PEAK = "5"  # clear_refs: resets VmHWM (Linux 4.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """cpu_s: seconds of user and system time so far; rss_bytes: resident now. Sums over processes."""
+
+    cpu_s: float
+    rss_bytes: int
+
+
+def usage(pids: Iterable[int]) -> Usage:
+    """What these processes have used together; one that is gone counts nothing."""
+    ticks = pages = 0
+    for pid in pids:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="latin-1").rpartition(")")[2].split()
+            ticks += int(fields[_UTIME]) + int(fields[_STIME])
+            pages += int(fields[_RSS])
+    return Usage(ticks / _TICKS_PER_S, pages * _PAGE_BYTES)
+
+
+def machine_busy_s() -> float:
+    """Seconds that the machine's cores have worked so far, interrupts included, time taken by a hypervisor not."""
+    fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:8]
+    user, nice, system, _idle, _iowait, irq, softirq = map(int, fields)
+    return (user + nice + system + irq + softirq) / _TICKS_PER_S
+
+
+def reset_peak(pids: Iterable[int]) -> None:
+    """Let `peak_bytes` begin from now. Root may do it to every process."""
+    for pid in pids:
+        Path(f"/proc/{pid}/clear_refs").write_text(_RESET_PEAK, encoding="ascii")
+
+
+def peak_bytes(pids: Iterable[int]) -> int:
+    """The most that was resident since `reset_peak`, summed over the processes' own peaks."""
+    total = 0
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                total += int(line.split()[1]) * 1024
+    return total
+
+
+def alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()

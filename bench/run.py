@@ -1,0 +1,109 @@
+"""`bench http`: labs up, peers checked, every case of every peer in turn, labs down."""
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from bench import goals, measure, memory, wrk
+from bench.benchlab import BenchLab, sweep
+from bench.cases import CASES, Case
+from bench.peers.base import Peer
+from bench.peers.direct import Direct
+from bench.peers.h11_peer import PyH11
+from bench.peers.tulle import Tulle
+from bench.rows import Medians, Row, medians, missing
+
+PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (Direct, Tulle, PyH11)}
+ALWAYS = Tulle.name
+_WARM_UP_S = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Everything that one run found. `seconds` is the length of one measurement."""
+
+    rounds: int
+    seconds: int
+    rows: list[Row]
+    memories: list[memory.Memory]
+
+    @property
+    def medians(self) -> dict[tuple[str, str], Medians]:
+        cases, peers = list(CASES), list(PEERS)
+        return medians(sorted(self.rows, key=lambda row: (cases.index(row.case), peers.index(row.peer))))
+
+    @property
+    def goals(self) -> list[goals.Goal]:
+        return goals.judged(self.medians, self.memories)
+
+    @property
+    def missing(self) -> list[tuple[str, str]]:
+        return missing(self.rows)
+
+
+def say(text: str) -> None:
+    """Progress; standard output is for the tables."""
+    sys.stderr.write(f"bench: {text}\n")
+
+
+def run(kinds: Sequence[type[Peer]], cases: Sequence[Case], rounds: int, seconds: int) -> Outcome:
+    """Measure these peers in labs made for it.
+
+    Raises:
+        BenchError: a lab or a peer does not work.
+    """
+    sweep()
+    with ExitStack() as stack:
+        peers = _start(kinds, stack)
+        first = {case.name: case for case in cases}.get("keepalive_1k_c32", cases[0])
+        memories = []
+        for peer in peers:
+            with peer.in_place():
+                say(f"{peer.name}: checking that it is correct")
+                peer.check()
+                if peer.pids:
+                    say(f"{peer.name}: memory")
+                    memories.append(memory.measure(peer))
+                if not first.needs_policy:
+                    wrk.run(peer.lab, first, _WARM_UP_S)
+        rows = _rounds(peers, cases, rounds, seconds)
+    return Outcome(rounds, seconds, rows, memories)
+
+
+def _start(kinds: Sequence[type[Peer]], stack: ExitStack) -> list[Peer]:
+    """`tulle` has a lab with agents; all others share one without."""
+    labs: dict[str, BenchLab] = {}
+    peers = []
+    for kind in kinds:
+        wanted = "tulle" if kind is Tulle else "plain"
+        if wanted not in labs:
+            say(f"lab for {kind.name} goes up")
+            labs[wanted] = BenchLab(wanted, agents=kind is Tulle)
+            stack.callback(labs[wanted].down)  # before `up`: what is half made goes, too
+            labs[wanted].up()
+        peers.append(kind(labs[wanted]))
+    for peer in peers:
+        peer.start()
+    return peers
+
+
+def _rounds(
+    peers: Sequence[Peer], cases: Sequence[Case], rounds: int, seconds: int, tell: Callable[[str], None] = say
+) -> list[Row]:
+    """Case by case, and within a case peer by peer: what else the machine does meets all of them alike."""
+    rows = []
+    for number in range(1, rounds + 1):
+        for case in cases:
+            able = [peer for peer in peers if peer.policy or not case.needs_policy]
+            turn = number % max(1, len(able))  # another one goes first in every round
+            for peer in [*able[turn:], *able[:turn]]:
+                with peer.in_place():
+                    row = measure.measure(peer, case, number, seconds)
+                rows.append(row)
+                tell(
+                    f"round {number}/{rounds}  {case.name:<17} {peer.name:<7} {row.requests_per_s:>9,.0f} requests/s"
+                    f"  p50 {row.p50_us:>7,.0f} µs  {row.cpu_s_per_10k:.2f} CPU s/10k"
+                    + (f"  VOID: {row.errors} errors" if row.errors else "")
+                )
+    return rows

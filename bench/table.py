@@ -1,0 +1,91 @@
+"""The tables: the same cells for the terminal and for docs/performance.md."""
+
+from collections.abc import Mapping, Sequence
+
+from bench.cases import CASES
+from bench.goals import Goal
+from bench.memory import Memory
+from bench.rows import Medians
+
+type Cells = list[tuple[str, ...]]
+
+_MIB = 1024 * 1024
+_CASE_HEAD = (
+    "peer", "requests/s", "of direct", "of py-h11", "MiB/s", "p50 µs", "p99 µs", "p99.9 µs",
+    "CPU s/10k", "machine s/10k", "RSS MiB", "void",
+)  # fmt: skip
+
+
+def of_cases(found: Mapping[tuple[str, str], Medians]) -> list[tuple[str, Cells]]:
+    """A title and a table per case, head first."""
+    tables = []
+    for name in dict.fromkeys(case for case, _ in found):
+        rows: Cells = [_CASE_HEAD]
+        for (case, peer), row in found.items():
+            if case == name:
+                rows.append(_of_peer(peer, row, found.get((case, "direct")), found.get((case, "py-h11"))))
+        tables.append((f"{name}: {CASES[name].what}", rows))
+    return tables
+
+
+def _of_peer(peer: str, row: Medians, direct: Medians | None, h11: Medians | None) -> tuple[str, ...]:
+    proxied = row.rss_mib > 0
+    return (
+        peer,
+        f"{row.requests_per_s:,.0f}",
+        _ratio(row, direct),
+        _ratio(row, h11),
+        f"{row.bytes_per_s / _MIB:,.1f}",
+        f"{row.p50_us:,.0f}",
+        f"{row.p99_us:,.0f}",
+        f"{row.p999_us:,.0f}",
+        f"{row.cpu_s_per_10k:.2f}" if proxied else "-",
+        f"{row.machine_cpu_s_per_10k:.2f}",
+        f"{row.rss_mib:.1f}" if proxied else "-",
+        str(row.void),
+    )
+
+
+def _ratio(row: Medians, other: Medians | None) -> str:
+    return f"{row.requests_per_s / other.requests_per_s:.3f}" if other and other.requests_per_s else "-"
+
+
+def of_memory(memories: Sequence[Memory]) -> Cells:
+    """One row per peer that has processes."""
+    rows: Cells = [("peer", "at rest, MiB", "KiB per idle connection", "1 GiB body: before, peak, MiB", "MiB/s")]
+    for memory in memories:
+        rest = ", ".join(f"{role} {size / _MIB:.1f}" for role, size in memory.at_rest.items())
+        void = f" (void: {memory.idle_errors} errors)" if memory.idle_errors else ""
+        rows.append(
+            (
+                memory.peer,
+                rest,
+                f"{memory.per_idle_connection / 1024:.1f}{void}",
+                f"{memory.big_body_before / _MIB:.1f}, {memory.big_body_peak / _MIB:.1f}",
+                f"{1024 / memory.big_body_s:,.0f}",
+            )
+        )
+    return rows
+
+
+def of_goals(goals: Sequence[Goal]) -> Cells:
+    return [
+        ("goal", "wanted", "measured", ""),
+        *((goal.what, goal.wanted, goal.got, "reached" if goal.reached else "missed") for goal in goals),
+    ]
+
+
+def plain(cells: Cells) -> str:
+    """Columns in line: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for row in cells:
+        first, *rest = zip(row, widths, strict=True)
+        lines.append("  ".join([first[0].ljust(first[1]), *(text.rjust(width) for text, width in rest)]).rstrip())
+    return "\n".join(lines)
+
+
+def markdown(cells: Cells) -> str:
+    head, *rows = (f"| {' | '.join(row)} |" for row in cells)
+    rule = "|---|" + "---:|" * (len(cells[0]) - 1)
+    return "\n".join([head, rule, *rows])
