@@ -21,7 +21,6 @@ MAX_NODES = 100_000  # about 10,000 http rules in one file
 MAX_DEPTH = 40  # the deepest field of a policy is at 11
 MAX_QUOTED = 40
 
-_Loader: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -112,7 +111,7 @@ def read_trees(text: str, file: str, problems: list[Problem]) -> list[Tree]:
     if size > MAX_BYTES:
         raise SourceError(Problem(file, 0, 0, "", f"larger than {MAX_BYTES} bytes"))
     try:
-        loader = _Loader(text)
+        loader = yaml.CSafeLoader(text)  # libyaml; PyYAML's own reader needs half a minute for 1 MiB
         try:
             return list(_Reader(loader, text, file, problems).documents())
         finally:
@@ -128,7 +127,7 @@ def read_trees(text: str, file: str, problems: list[Problem]) -> list[Tree]:
 
 
 class _Mark(Protocol):
-    """A place in a text, from libyaml or from PyYAML's own parser; counts from 0."""
+    """A place in a text, as the loader gives it; counts from 0."""
 
     index: int
     line: int
@@ -148,9 +147,7 @@ def _place(event: yaml.Event) -> tuple[int, int]:
 
 
 class _Reader:
-    def __init__(
-        self, loader: yaml.SafeLoader | yaml.CSafeLoader, text: str, file: str, problems: list[Problem]
-    ) -> None:
+    def __init__(self, loader: yaml.CSafeLoader, text: str, file: str, problems: list[Problem]) -> None:
         self.loader = loader
         self.text = text
         self.file = file

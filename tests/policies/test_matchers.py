@@ -59,6 +59,15 @@ letters = st.sampled_from(list("aAbB/-_%?.\\|()é d{}2=&+~# \n^$Q"))
 @example("(a|b)", "b", None)
 @example("(a)|(b)", "a)|(b", None)
 @example("a.*", "a\n", None)
+@example("^a|b$", "a", None)
+@example("^a.*$", "ab", None)
+@example("a\\$", "a$", None)
+@example("a\\?*", "a", None)
+@example("/ab*", "/a", None)
+@example("/ab{2}", "/abb", None)
+@example("b{0}a[ab]", "ab", None)
+@example("ab?[ab]|b", "b", None)
+@example("^a(b)?", "a", None)
 def test_matcher_is_re2_full_match(pattern: str, text: str, data: st.DataObject | None) -> None:
     try:
         check_pattern(pattern)
@@ -85,7 +94,12 @@ def test_matcher_is_re2_full_match(pattern: str, text: str, data: st.DataObject 
         ("/a*", None),
         ("(a)|(b)", None),
         ("[a]", None),
-        ("^a$", None),
+        ("^/a$", {"/a"}),
+        ("^a|b$", {"a", "b"}),
+        ("^", {""}),
+        ("a^", None),
+        ("$a", None),
+        ("^^a", None),
         ("\\d", None),
     ],
 )
