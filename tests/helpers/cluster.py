@@ -110,6 +110,21 @@ class Cluster:
         """`tulle lab status --json`, pods by name."""
         return {pod["name"]: pod for pod in json.loads(self.lab("status", "--json").stdout)["pods"]}
 
+    def address(self, pod: str, family: str = "ipv4") -> str:
+        """A pod's address, from the lab's record; POD as NAME or NAMESPACE/NAME."""
+        namespace, _, name = pod.rpartition("/")
+        pods: list[Record] = json.loads((self.directory / "lab.json").read_text())["pods"]
+        (found,) = [one for one in pods if (one["namespace"], one["name"]) == (namespace or "default", name)]
+        return str(found[family])
+
+    def counters(self, node: str) -> dict[str, int]:
+        """The counters of a node's workers, added up."""
+        total: dict[str, int] = {}
+        for process in self.node(node)["processes"]:
+            for name, value in (process.get("counters") or {}).items():
+                total[name] = total.get(name, 0) + value
+        return total
+
     def processes(self, node: str, role: str) -> list[int]:
         """Pids of one role on a node."""
         return [process["pid"] for process in self.node(node)["processes"] if process["role"] == role]
