@@ -393,6 +393,8 @@ class Http1Layer:
                 if event is NEED_DATA or event is PAUSED:
                     break
                 self._response_state(event)
+                if type(event) is ConnectionClosed:
+                    break  # the parser says so again for ever
         except RemoteProtocolError as error:
             self._bad_response(error)
         if self._exchange is not None:

@@ -1,0 +1,653 @@
+"""The HTTP/1 layer, word by word."""
+
+import pytest
+
+from policies.ruleset import HttpRule
+from proxy.limits import Limits
+from tests.proxy.dialogue import Dialogue
+from tests.proxy.helpers import GET_ANY, POST_ANY, WITH_HEADER
+
+
+def answer(status: int, phrase: str) -> str:
+    """A response of our own that ends the connection."""
+    fields = f"Content-Type: text/plain|Content-Length: {len(phrase) + 2}|Connection: close"
+    return f"HTTP/1.1 {status} {phrase}|{fields}||{phrase}|"
+
+
+BAD_REQUEST = answer(400, "Bad Request")
+BAD_GATEWAY = answer(502, "Bad Gateway")
+REQUEST_TIMEOUT = answer(408, "Request Timeout")
+GATEWAY_TIMEOUT = answer(504, "Gateway Timeout")
+DENIED = "HTTP/1.1 403 Forbidden|Content-Type: text/plain|Content-Length: 15||Access denied|"
+NO_RULE = "no http rule for this peer on port 80 matched; selected by default/web-l7 by default-deny"
+
+
+def http(*rules: HttpRule, limits: Limits | None = None) -> Dialogue:
+    return Dialogue(*(rules or (GET_ANY, POST_ANY)), limits=limits)
+
+
+def at_response(*rules: HttpRule, method: str = "GET", head: str = "") -> Dialogue:
+    """A flow with a request forwarded on a leg of its own, its response awaited."""
+    talk = http(*rules)
+    talk.play(f"""
+        >> downstream {method} /a HTTP/1.1|Host: a|{head}|
+        << timer record
+        << open
+        >> open
+        << upstream {method} /a HTTP/1.1|Host: a|{head}|
+        << resume
+    """)
+    return talk
+
+
+def idle(*rules: HttpRule) -> Dialogue:
+    """A flow whose first request has been answered and whose leg is open."""
+    talk = at_response(*rules)
+    talk.play("""
+        >> upstream HTTP/1.1 200 OK|Content-Length: 2||hi
+        << downstream HTTP/1.1 200 OK|Content-Length: 2||
+        << record FORWARDED 200 GET /a allowed by r-get by r-get
+        << downstream hi
+        << timer idle
+        << resume
+    """)
+    return talk
+
+
+def test_second_request_takes_the_same_leg() -> None:
+    idle().play("""
+        >> downstream GET /b?key=secret HTTP/1.1|Host: a||
+        << timer record
+        << upstream GET /b?key=secret HTTP/1.1|Host: a||
+        >> upstream HTTP/1.1 204 No Content||
+        << downstream HTTP/1.1 204 No Content||
+        << record FORWARDED 204 GET /b?key=*** allowed by r-get by r-get
+        << timer idle
+        << resume
+    """)
+
+
+def test_denied_then_allowed() -> None:
+    http().play(f"""
+        >> downstream PATCH /a HTTP/1.1|Host: a||
+        << record DROPPED 403 PATCH /a {NO_RULE}
+        << downstream {DENIED}
+        << timer idle
+        >> downstream GET /a HTTP/1.1|Host: a||
+        << timer record
+        << open
+    """)
+
+
+def test_denied_answer_waits_for_the_response_before_it() -> None:
+    at_response().play(f"""
+        >> downstream PATCH /b HTTP/1.1|Host: a||
+        << pause
+        >> upstream HTTP/1.1 200 OK|Content-Length: 2||hi
+        << downstream HTTP/1.1 200 OK|Content-Length: 2||
+        << record FORWARDED 200 GET /a allowed by r-get by r-get
+        << downstream hi
+        << timer idle
+        << resume
+        << record DROPPED 403 PATCH /b {NO_RULE}
+        << downstream {DENIED}
+        << timer idle
+    """)
+
+
+def test_body_of_a_denied_request_is_thrown_away() -> None:
+    http().play(f"""
+        >> downstream PATCH /a HTTP/1.1|Host: a|Content-Length: 10||12345
+        << record DROPPED 403 PATCH /a {NO_RULE}
+        << downstream {DENIED}
+        << timer idle
+        >> downstream 67890GET /a HTTP/1.1|Host: a||
+        << timer idle
+        << timer record
+        << open
+    """)
+
+
+@pytest.mark.parametrize("field", ["Content-Length: 70000", "Content-Length: 5|Expect: 100-continue"])
+def test_denied_closes_where_the_end_of_the_body_is_too_far(field: str) -> None:
+    closing = DENIED.replace("||", "|Connection: close||")
+    http().play(f"""
+        >> downstream PATCH /a HTTP/1.1|Host: a|{field}||
+        << record DROPPED 403 PATCH /a {NO_RULE}
+        << downstream {closing}
+        << finish, linger
+    """)
+
+
+def test_denied_chunked_body_over_the_bound_closes() -> None:
+    http().play(f"""
+        >> downstream PATCH /a HTTP/1.1|Host: a|Transfer-Encoding: chunked||11000|~60000
+        << record DROPPED 403 PATCH /a {NO_RULE}
+        << downstream {DENIED}
+        << timer idle
+        >> downstream ~9632
+        << finish, linger
+    """)
+
+
+def test_denied_head_has_no_body() -> None:
+    http(POST_ANY).play(f"""
+        >> downstream HEAD /a HTTP/1.1|Host: a||
+        << record DROPPED 403 HEAD /a {NO_RULE}
+        << downstream HTTP/1.1 403 Forbidden|Content-Type: text/plain|Content-Length: 15||
+        << timer idle
+    """)
+
+
+def test_new_rules_hold_for_the_next_request() -> None:
+    talk = idle()
+    talk.play(f"""
+        >> rules /public
+        >> downstream GET /a HTTP/1.1|Host: a||
+        << record DROPPED 403 GET /a {NO_RULE}
+        << downstream {DENIED}
+        << timer idle
+        >> rules /a
+        >> downstream GET /a HTTP/1.1|Host: a||
+        << timer record
+        << upstream GET /a HTTP/1.1|Host: a||
+    """)
+
+
+def test_rules_read_headers_whatever_their_case() -> None:
+    http(WITH_HEADER).play(f"""
+        >> downstream GET /header HTTP/1.1|Host: a|X-Token: no||
+        << record DROPPED 403 GET /header {NO_RULE}
+        << downstream {DENIED}
+        << timer idle
+        >> downstream GET /header HTTP/1.1|Host: a|X-Token: yes||
+        << timer record
+        << open
+    """)
+
+
+def test_a_field_that_connection_names_is_not_judged_and_not_sent() -> None:
+    http(WITH_HEADER).play(f"""
+        >> downstream GET /header HTTP/1.1|Host: a|X-Token: yes|Connection: x-token||
+        << record DROPPED 403 GET /header {NO_RULE}
+        << downstream {DENIED}
+        << timer idle
+    """)
+
+
+def test_canonical_target_goes_upstream() -> None:
+    http(HttpRule("r-canon", path="/a/b")).play("""
+        >> downstream GET /x/..//a/./%62 HTTP/1.1|Host: a||
+        << timer record
+        << open
+        >> open
+        << upstream GET /a/b HTTP/1.1|Host: a||
+        << resume
+    """)
+
+
+@pytest.mark.parametrize(
+    ("head", "status", "reason"),
+    [
+        ("GET /a%2fb HTTP/1.1|Host: a||", "400 Bad Request", "encoded_separator"),
+        ("CONNECT a:80 HTTP/1.1|Host: a:80||", "405 Method Not Allowed", "connect_refused"),
+    ],
+)
+def test_target_refused(head: str, status: str, reason: str) -> None:
+    talk = http(HttpRule("r-all"))
+    talk.layer.downstream_data(head.replace("|", "\r\n").encode())
+    record, answer, end = talk.edge.said
+    code = status.partition(" ")[0]
+    assert record.startswith(f"record DROPPED {code} {head.split()[0]} ")
+    assert record.endswith("by tulle:protocol")
+    assert answer.startswith(f"downstream HTTP/1.1 {status}|")
+    assert "|Connection: close||" in answer
+    assert end == "finish, linger"
+
+
+def test_unreadable_is_refused_and_nothing_opened() -> None:
+    http().play(f"""
+        >> downstream GET / HTTP/1.1|Host: a|Content-Length: 1|Transfer-Encoding: chunked||
+        << record DROPPED 400 length_and_coding by tulle:protocol
+        << downstream {BAD_REQUEST}
+        << finish, linger
+    """)
+
+
+def test_bad_chunk_is_refused_in_the_middle() -> None:
+    talk = at_response(POST_ANY, method="POST", head="Transfer-Encoding: chunked|")
+    talk.play(f"""
+        >> downstream 5|hello|
+        << upstream 5|hello|
+        >> downstream 0x5|hello|
+        << record DROPPED 400 POST /a bad_chunk_size by r-post
+        << downstream {BAD_REQUEST}
+        << finish, linger
+    """)
+
+
+def test_bodies_stream_both_ways() -> None:
+    at_response(POST_ANY, method="POST", head="Content-Length: 4|").play("""
+        >> downstream ab
+        << upstream ab
+        >> upstream HTTP/1.1 200 OK|Transfer-Encoding: chunked||2|hi|
+        << downstream HTTP/1.1 200 OK|Transfer-Encoding: chunked||
+        << record FORWARDED 200 POST /a allowed by r-post by r-post
+        << downstream 2|hi|
+        << timer idle
+        >> downstream cd
+        << upstream cd
+        >> upstream 0||
+        << downstream 0||
+        << timer idle
+        << resume
+    """)
+
+
+def test_early_response_then_the_rest_of_the_request() -> None:
+    at_response(POST_ANY, method="POST", head="Content-Length: 4|").play("""
+        >> upstream HTTP/1.1 200 OK|Content-Length: 2||hi
+        << downstream HTTP/1.1 200 OK|Content-Length: 2||
+        << record FORWARDED 200 POST /a allowed by r-post by r-post
+        << downstream hi
+        << timer idle
+        >> downstream abcd
+        << upstream abcd
+        << timer idle
+    """)
+
+
+def test_early_response_of_a_server_that_hangs_up() -> None:
+    at_response(POST_ANY, method="POST", head="Content-Length: 4|").play("""
+        >> upstream HTTP/1.1 413 Content Too Large|Content-Length: 2|Connection: close||no
+        << downstream HTTP/1.1 413 Content Too Large|Content-Length: 2||
+        << record FORWARDED 413 POST /a allowed by r-post by r-post
+        << downstream no
+        << timer idle
+        >> upstream-eof
+        << timer idle
+        << finish, linger
+    """)
+
+
+def test_expect_continue_passes() -> None:
+    at_response(POST_ANY, method="POST", head="Content-Length: 2|Expect: 100-continue|").play("""
+        >> upstream HTTP/1.1 100 Continue||
+        << downstream HTTP/1.1 100 Continue||
+        >> downstream hi
+        << upstream hi
+        >> upstream HTTP/1.1 201 Created|Content-Length: 0||
+        << downstream HTTP/1.1 201 Created|Content-Length: 0||
+        << record FORWARDED 201 POST /a allowed by r-post by r-post
+        << timer idle
+        << resume
+    """)
+
+
+def test_final_response_in_place_of_continue_closes() -> None:
+    at_response(POST_ANY, method="POST", head="Content-Length: 2|Expect: 100-continue|").play("""
+        >> upstream HTTP/1.1 417 Expectation Failed|Content-Length: 0||
+        << downstream HTTP/1.1 417 Expectation Failed|Content-Length: 0|Connection: close||
+        << record FORWARDED 417 POST /a allowed by r-post by r-post
+        << finish, linger
+    """)
+
+
+def test_informational_is_not_for_http10() -> None:
+    talk = http()
+    talk.play("""
+        >> downstream GET /a HTTP/1.0|Host: a||
+        << timer record
+        << open
+        >> open
+        << upstream GET /a HTTP/1.1|Host: a||
+        << resume
+        >> upstream HTTP/1.1 103 Early Hints|Link: x||
+        >> upstream HTTP/1.1 200 OK|Transfer-Encoding: chunked||2|hi|0||
+        << downstream HTTP/1.1 200 OK|Connection: close||
+        << record FORWARDED 200 GET /a allowed by r-get by r-get
+        << downstream hi
+        << finish, linger
+    """)
+
+
+def test_101_ends_both_sides() -> None:
+    http().play(f"""
+        >> downstream GET /a HTTP/1.1|Host: a|Upgrade: websocket|Connection: Upgrade, HTTP2-Settings|HTTP2-Settings: x||
+        << timer record
+        << open
+        >> open
+        << upstream GET /a HTTP/1.1|Host: a||
+        << resume
+        >> upstream HTTP/1.1 101 Switching Protocols|Upgrade: websocket|Connection: Upgrade||
+        << record ERROR 502 GET /a upgrade_refused by r-get
+        << close upstream
+        << downstream {BAD_GATEWAY}
+        << finish, linger
+    """)
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "body"),
+    [
+        ("upstream_refused", "502 Bad Gateway", "13||Bad Gateway|"),
+        ("upstream_unreachable", "502 Bad Gateway", "13||Bad Gateway|"),
+        ("leg_ports_exhausted", "502 Bad Gateway", "13||Bad Gateway|"),
+        ("upstream_connect_timeout", "504 Gateway Timeout", "17||Gateway Timeout|"),
+        ("no_upstream_socket", "503 Service Unavailable", "21||Service Unavailable|"),
+    ],
+)
+def test_leg_fails_and_the_connection_stays(failure: str, status: str, body: str) -> None:
+    http().play(f"""
+        >> downstream GET /a HTTP/1.1|Host: a||
+        << timer record
+        << open
+        >> failed {failure}
+        << record ERROR {status[:3]} GET /a {failure} by r-get
+        << close upstream
+        << downstream HTTP/1.1 {status}|Content-Type: text/plain|Content-Length: {body}
+        << resume
+        << timer idle
+        >> downstream GET /a HTTP/1.1|Host: a||
+        << timer record
+        << open
+    """)
+
+
+def test_leg_fails_while_a_body_waits() -> None:
+    http().play(f"""
+        >> downstream POST /a HTTP/1.1|Host: a|Content-Length: 5||hello
+        << timer record
+        << open
+        >> failed upstream_refused
+        << record ERROR 502 POST /a upstream_refused by r-post
+        << close upstream
+        << downstream {BAD_GATEWAY}
+        << finish, linger
+    """)
+
+
+def test_idle_leg_closed_by_the_server_is_replaced() -> None:
+    idle().play("""
+        >> upstream-eof
+        << close upstream
+        >> downstream GET /b HTTP/1.1|Host: a||
+        << timer record
+        << open
+    """)
+
+
+def test_idle_leg_that_speaks_is_dropped() -> None:
+    idle().play("""
+        >> upstream HTTP/1.1 200 OK|Content-Length: 4||evil
+        << record ERROR 0 upstream_unsolicited by tulle:protocol
+        << close upstream
+        >> downstream GET /b HTTP/1.1|Host: a||
+        << timer record
+        << open
+    """)
+
+
+def test_response_with_bytes_behind_it_ends_the_leg() -> None:
+    at_response().play("""
+        >> upstream HTTP/1.1 200 OK|Content-Length: 2||hiHTTP/1.1 200 OK|Content-Length: 4||evil
+        << downstream HTTP/1.1 200 OK|Content-Length: 2||
+        << record FORWARDED 200 GET /a allowed by r-get by r-get
+        << downstream hi
+        << close upstream
+        << timer idle
+        << resume
+    """)
+
+
+@pytest.mark.parametrize("end", ["upstream-eof", "upstream-lost"])
+def test_race_with_a_closing_leg_is_retried_once(end: str) -> None:
+    reason = "upstream_closed" if end == "upstream-eof" else "upstream_reset"
+    idle().play(f"""
+        >> downstream GET /b HTTP/1.1|Host: a||
+        << timer record
+        << upstream GET /b HTTP/1.1|Host: a||
+        >> {end}
+        << close upstream
+        << open
+        >> open
+        << upstream GET /b HTTP/1.1|Host: a||
+        >> {end}
+        << record ERROR 502 GET /b {reason} by r-get
+        << close upstream
+        << downstream {BAD_GATEWAY}
+        << finish, linger
+    """)
+
+
+def test_race_is_not_retried_for_post() -> None:
+    idle(GET_ANY, POST_ANY).play(f"""
+        >> downstream POST /b HTTP/1.1|Host: a|Content-Length: 0||
+        << timer record
+        << upstream POST /b HTTP/1.1|Host: a|Content-Length: 0||
+        >> upstream-eof
+        << record ERROR 502 POST /b upstream_closed by r-post
+        << close upstream
+        << downstream {BAD_GATEWAY}
+        << finish, linger
+    """)
+
+
+def test_race_is_not_retried_after_a_byte_of_the_response() -> None:
+    idle().play(f"""
+        >> downstream GET /b HTTP/1.1|Host: a||
+        << timer record
+        << upstream GET /b HTTP/1.1|Host: a||
+        >> upstream HTTP/1.1 2
+        >> upstream-eof
+        << record ERROR 502 GET /b closed_early by r-get
+        << close upstream
+        << downstream {BAD_GATEWAY}
+        << finish, linger
+    """)
+
+
+def test_first_request_on_a_leg_is_never_retried() -> None:
+    at_response().play(f"""
+        >> upstream-eof
+        << record ERROR 502 GET /a upstream_closed by r-get
+        << close upstream
+        << downstream {BAD_GATEWAY}
+        << finish, linger
+    """)
+
+
+def test_response_until_close() -> None:
+    at_response().play("""
+        >> upstream HTTP/1.0 200 OK||abc
+        << downstream HTTP/1.1 200 OK|Transfer-Encoding: chunked||
+        << record FORWARDED 200 GET /a allowed by r-get by r-get
+        << downstream 3|abc|
+        << timer idle
+        >> upstream-eof
+        << downstream 0||
+        << close upstream
+        << timer idle
+        << resume
+    """)
+
+
+def test_response_until_close_that_breaks_is_never_taken_for_whole() -> None:
+    talk = http()
+    talk.play("""
+        >> downstream GET /a HTTP/1.0|Host: a||
+        << timer record
+        << open
+        >> open
+        << upstream GET /a HTTP/1.1|Host: a||
+        << resume
+        >> upstream HTTP/1.0 200 OK||abc
+        << downstream HTTP/1.1 200 OK|Connection: close||
+        << record FORWARDED 200 GET /a allowed by r-get by r-get
+        << downstream abc
+        << timer idle
+        >> upstream-lost
+        << record ERROR 0 GET /a upstream_reset by r-get reply
+        << reset
+    """)
+
+
+def test_truncated_response_ends_the_connection() -> None:
+    talk = at_response()
+    talk.play("""
+        >> upstream HTTP/1.1 200 OK|Transfer-Encoding: chunked||5|ab
+        << downstream HTTP/1.1 200 OK|Transfer-Encoding: chunked||
+        << record FORWARDED 200 GET /a allowed by r-get by r-get
+        << downstream 2|ab|
+        << timer idle
+    """)
+    talk.layer.upstream_eof()
+    assert talk.edge.said[0].startswith("record ERROR 0 GET /a ")
+    assert talk.edge.said[1:] == ["finish"]
+
+
+def test_half_close_is_answered() -> None:
+    http().play("""
+        >> downstream GET /a HTTP/1.1|Host: a||
+        << timer record
+        << open
+        >> downstream-eof
+        >> open
+        << upstream GET /a HTTP/1.1|Host: a||
+        << resume
+        >> upstream HTTP/1.1 200 OK|Content-Length: 2||hi
+        << downstream HTTP/1.1 200 OK|Content-Length: 2||
+        << record FORWARDED 200 GET /a allowed by r-get by r-get
+        << downstream hi
+        << finish
+    """)
+
+
+def test_client_ends_between_requests() -> None:
+    idle().play("""
+        >> downstream-eof
+        << finish
+    """)
+
+
+def test_client_ends_in_a_body() -> None:
+    talk = at_response(POST_ANY, method="POST", head="Content-Length: 4|")
+    talk.layer.downstream_data(b"ab")
+    talk.edge.said.clear()
+    talk.layer.downstream_eof()
+    assert talk.edge.said[0] == "record ERROR 400 POST /a client_aborted by r-post"
+    assert talk.edge.said[-1] == "finish, linger"
+
+
+def test_client_resets() -> None:
+    at_response().play("""
+        >> downstream-lost
+        << record ERROR 0 GET /a client_aborted by r-get
+        << reset
+    """)
+    idle().play("""
+        >> downstream-lost
+        << reset
+    """)
+
+
+def test_slow_response_is_recorded_before_it_comes() -> None:
+    at_response().play("""
+        >> expired record
+        << record FORWARDED 0 GET /a allowed by r-get by r-get
+        << timer idle
+        >> upstream HTTP/1.1 200 OK|Content-Length: 0||
+        << downstream HTTP/1.1 200 OK|Content-Length: 0||
+        << record FORWARDED 200 GET /a allowed by r-get by r-get reply
+        << timer idle
+        << resume
+    """)
+
+
+def test_head_that_does_not_come() -> None:
+    http().play(f"""
+        >> downstream GET /a HT
+        << timer head
+        >> downstream TP/1.1|
+        >> expired head
+        << record DROPPED 408 limit_head_time by tulle:limit
+        << downstream {REQUEST_TIMEOUT}
+        << finish, linger
+    """)
+
+
+def test_silence() -> None:
+    idle().play("""
+        >> expired idle
+        << record DROPPED 0 limit_idle by tulle:limit
+        << finish
+    """)
+
+
+def test_silence_while_a_response_is_awaited() -> None:
+    at_response().play(f"""
+        >> expired record
+        << record FORWARDED 0 GET /a allowed by r-get by r-get
+        << timer idle
+        >> expired idle
+        << record ERROR 504 GET /a upstream_timeout by r-get reply
+        << close upstream
+        << downstream {GATEWAY_TIMEOUT}
+        << finish, linger
+    """)
+
+
+def test_silence_in_a_response() -> None:
+    at_response().play("""
+        >> upstream HTTP/1.1 200 OK|Content-Length: 5||
+        << downstream HTTP/1.1 200 OK|Content-Length: 5||
+        << record FORWARDED 200 GET /a allowed by r-get by r-get
+        << timer idle
+        >> expired idle
+        << record ERROR 0 GET /a limit_idle by r-get reply
+        << reset
+    """)
+
+
+def test_pipelined_requests_wait_for_a_client_that_does_not_read() -> None:
+    idle().play(f"""
+        >> downstream GET /a HTTP/1.1|Host: a||
+        << timer record
+        << upstream GET /a HTTP/1.1|Host: a||
+        >> downstream PATCH /a HTTP/1.1|Host: a||PATCH /b HTTP/1.1|Host: a||
+        << pause
+        >> full
+        >> upstream HTTP/1.1 200 OK|Content-Length: 0||
+        << downstream HTTP/1.1 200 OK|Content-Length: 0||
+        << record FORWARDED 200 GET /a allowed by r-get by r-get
+        << timer idle
+        >> roomy
+        >> downstream-drained
+        << resume
+        << record DROPPED 403 PATCH /a {NO_RULE}
+        << downstream {DENIED}
+        << timer idle
+        << record DROPPED 403 PATCH /b {NO_RULE}
+        << downstream {DENIED}
+        << timer idle
+    """)
+
+
+def test_drain_ends_with_the_next_response() -> None:
+    idle().play("""
+        >> drain
+        >> downstream GET /a HTTP/1.1|Host: a||
+        << timer record
+        << upstream GET /a HTTP/1.1|Host: a||
+        >> upstream HTTP/1.1 200 OK|Content-Length: 0||
+        << downstream HTTP/1.1 200 OK|Content-Length: 0|Connection: close||
+        << record FORWARDED 200 GET /a allowed by r-get by r-get
+        << finish, linger
+    """)
+
+
+def test_an_event_that_no_state_expects_is_a_bug() -> None:
+    with pytest.raises(RuntimeError):
+        http().layer.upstream_data(b"x")
+    with pytest.raises(RuntimeError):
+        http().layer.upstream_open()
