@@ -109,7 +109,10 @@ def _down(arguments: argparse.Namespace) -> int:
     from lab import state
     from lab.down import down
 
-    for name in state.all_labs() if arguments.all else [arguments.name]:
+    chosen = state.all_labs() if arguments.all else [arguments.name]
+    if not chosen:
+        print("no lab on this machine: nothing to do")
+    for name in chosen:
         print(f"lab {name!r} is down" if down(name) else f"no lab {name!r}: nothing to do")
     return 0
 
