@@ -60,7 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0: everything was measured. 1: something was not. 2: the arguments are wrong. 130: interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(given)
-    signal.signal(signal.SIGTERM, _end)  # so that the labs go down
     try:
         kinds = _peers(options.peers)
         cases = chosen(options.cases, CASES, "case")
@@ -72,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if os.geteuid() != 0:
             raise BenchError("the benchmark needs root: it makes network namespaces and loads eBPF programs")
+        signal.signal(signal.SIGTERM, _end)  # so that the labs go down
         outcome = run(kinds, cases, options.rounds, options.seconds)
         return _tell(outcome, options, f"./dev bench {' '.join(given)}")
     except BenchError as error:

@@ -1,6 +1,6 @@
 """The server that is measured against: fast, small, the same for every peer. Run inside pod `web` as a file.
 
-    python -P bench/server.py [--port 80]
+    python -P bench/server.py [--port 80]     prints the port once it listens; 0 takes a free one
 
 Sockets of its own on epoll and nothing parsed but the first line: a server that cost as much as the proxy would hide
 what the proxy costs. `GET /bench/1k`, `/bench/64k` and `/bench/1m` are answered with that many bytes, `/bench/1g` with
@@ -106,6 +106,7 @@ class Server:
 
     def __init__(self, port: int) -> None:
         self._listener = listen(port)
+        self.port = int(self._listener.getsockname()[1])
         self._epoll = select.epoll()
         self._epoll.register(self._listener, select.EPOLLIN)
         self._connections: dict[int, Connection] = {}
@@ -175,7 +176,9 @@ def main() -> None:
     arguments = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    Server(arguments.port).run()
+    server = Server(arguments.port)
+    print(server.port, flush=True)
+    server.run()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,63 @@
+"""The form of `--json`, and what several rows give together."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from bench.rows import Row, medians, missing, write_json
+
+ROW = Row(
+    case="keepalive_1k_c32",
+    peer="tulle",
+    round=1,
+    requests_per_s=1000.0,
+    bytes_per_s=1_110_000.0,
+    p50_us=900.0,
+    p99_us=2000.0,
+    p999_us=3000.0,
+    cpu_s_per_10k=1.5,
+    machine_cpu_s_per_10k=4.0,
+    rss_mib=90.0,
+    errors=0,
+)
+FIELDS = {
+    "case": str,
+    "peer": str,
+    "round": int,
+    "requests_per_s": float,
+    "bytes_per_s": float,
+    "p50_us": float,
+    "p99_us": float,
+    "p999_us": float,
+    "cpu_s_per_10k": float,
+    "machine_cpu_s_per_10k": float,
+    "rss_mib": float,
+    "errors": int,
+}
+"""The contract: these fields, in this order, of these types."""
+
+
+def test_json_has_exactly_the_fields_of_the_contract(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    write_json([ROW, replace(ROW, round=2)], file)
+    document = json.loads(file.read_text())
+    assert list(document) == ["rows"]
+    assert [row["round"] for row in document["rows"]] == [1, 2]
+    for row in document["rows"]:
+        assert {name: type(value) for name, value in row.items()} == FIELDS
+        assert list(row) == list(FIELDS)
+
+
+def test_medians_leave_void_rows_out() -> None:
+    rates = (1000.0, 3000.0, 2000.0)
+    rows = [replace(ROW, round=n, requests_per_s=rate) for n, rate in enumerate(rates, 1)]
+    rows.append(replace(ROW, round=4, requests_per_s=9_000_000.0, errors=1))
+    found = medians(rows)[("keepalive_1k_c32", "tulle")]
+    assert (found.requests_per_s, found.void) == (2000.0, 1)
+    assert missing(rows) == []
+
+
+def test_a_pair_without_a_good_row_was_not_measured() -> None:
+    rows = [ROW, replace(ROW, case="denied_c32", errors=3), replace(ROW, case="denied_c32", round=2, errors=1)]
+    assert missing(rows) == [("denied_c32", "tulle")]
+    assert list(medians(rows)) == [("keepalive_1k_c32", "tulle")]
