@@ -298,10 +298,11 @@ class FlowEdge(Timed):
         """Called in an exception handler: end the flow, reset it, record and tell the operator."""
         log.exception("flow ended by an internal error endpoint=%d", self.flow.endpoint)
         self._home.counters["internal_error"] += 1
+        self._close(reset=True)
         try:
             self.flow.record(ERROR, "internal_error", RULE_GUARD)
-        finally:
-            self._close(reset=True)
+        except Exception:
+            log.exception("the end of a flow could not be recorded endpoint=%d", self.flow.endpoint)
 
     # ---- the settling
 

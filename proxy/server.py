@@ -118,11 +118,14 @@ class Server:
         self._policy.swap(engine)
 
     def start_drain(self) -> None:
-        """Close all listeners; every HTTP connection's next response is its last. Idle ones are left until they speak
-        or time out: to close one could cross a request on its way."""
+        """Close all listeners. Live flows go on as if nothing had happened: an upgrade is none of their business."""
         self._draining = True
         for endpoint in list(self._listeners):
             self.remove_endpoint(endpoint)
+
+    def end_flows(self) -> None:
+        """Every HTTP connection's next response is its last. Idle ones are left until they speak or time out: to close
+        one could cross a request on its way."""
         for edges in self._flows.values():
             for edge in list(edges):
                 edge.drain()

@@ -7,6 +7,7 @@ go, and `PlainUpstreams` makes ordinary sockets. Everything between them is the 
 import asyncio
 import contextlib
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import SupportsIndex
 
@@ -105,6 +106,7 @@ class App:
         self.connections = 0
         self.address: Address = ("", 0)
         self._server: asyncio.Server | None = None
+        self._running: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -117,16 +119,30 @@ class App:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._running[task] = writer
         try:
             await self._handler(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
             writer.close()
+            del self._running[task]
 
     def stop(self) -> None:
         if self._server is not None:
             self._server.close()
+        for writer in self._running.values():
+            writer.transport.abort()
+
+    async def ended(self) -> None:
+        """Wait for every handler; one that does not end by itself is cancelled."""
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=1)
+            for task in late:
+                task.cancel()
+        await asyncio.sleep(0)
 
 
 async def read_head(reader: asyncio.StreamReader) -> bytes:
@@ -153,6 +169,15 @@ class Rig:
         self.upstreams = upstreams
         self.events: list[FlowEvent] = []
         self.address: Address = ("", 0)
+        self._clients: list[Client] = []
+
+    async def close(self) -> None:
+        """Close whatever the test left open."""
+        self.server.close()
+        self.app.stop()
+        for client in self._clients:
+            client.abort()
+        await self.app.ended()
 
     @property
     def counters(self) -> dict[str, int]:
@@ -160,7 +185,9 @@ class Rig:
 
     async def connect(self) -> "Client":
         reader, writer = await asyncio.open_connection(*self.address, limit=1 << 20)
-        return Client(reader, writer)
+        client = Client(reader, writer)
+        self._clients.append(client)
+        return client
 
     async def exchange(self, data: bytes) -> bytes:
         """Send, read until the server closes."""
@@ -221,6 +248,10 @@ class Client:
         self.writer.close()
 
     def abort(self) -> None:
+        """Reset the connection."""
+        sock: socket.socket = self.writer.get_extra_info("socket")
+        if sock.fileno() >= 0:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
 
@@ -264,9 +295,7 @@ async def rig(
     try:
         yield made[0]
     finally:
-        server.close()
-        application.stop()
-        await asyncio.sleep(0)
+        await made[0].close()
 
 
 def listening() -> socket.socket:
