@@ -5,6 +5,7 @@ A socket keeps the network namespace in which it was made, so the test enters th
 
 import json
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -103,7 +104,7 @@ class Client:
             ConnectionError: the connection ended before it did.
         """
         self._taken = b""
-        head = self._until(b"\r\n\r\n").decode("latin-1")
+        head = self.head().decode("latin-1")
         first, *lines = head.split("\r\n")
         status = int(first.split(" ")[1])
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
@@ -111,7 +112,7 @@ class Client:
         if method == "HEAD" or status < 200 or status in (204, 304):
             body = b""
         elif headers.get("transfer-encoding") == "chunked":
-            body, trailers = self._chunks()
+            body, trailers = self.chunks()
         elif "content-length" in headers:
             body = self._exactly(int(headers["content-length"]))
         else:
@@ -144,7 +145,20 @@ class Client:
         finally:
             self.sock.settimeout(TIMEOUT_S)
 
-    def _chunks(self) -> tuple[bytes, tuple[str, ...]]:
+    def head(self) -> bytes:
+        """Up to and with the empty line: of a request, for a server."""
+        return self._until(b"\r\n\r\n")
+
+    def skip(self, count: int) -> int:
+        """Read `count` bytes and forget them; gives how many did not come."""
+        count -= len(self._buffer)
+        self._buffer = b""
+        while count > 0 and (data := self.sock.recv(min(count, 1 << 20))):
+            count -= len(data)
+        return count
+
+    def chunks(self) -> tuple[bytes, tuple[str, ...]]:
+        """A chunked body and its trailers."""
         body = b""
         while size := int(self._until(b"\r\n").partition(b";")[0], 16):
             body += self._exactly(size)
@@ -201,6 +215,15 @@ def status_of(lab: Cluster, pod: str, path: str, **where: Any) -> int:  # what `
             return client.ask(path, "GET", "Connection: close").status
     except ConnectionRefusedError:
         return 0
+
+
+@contextmanager
+def ended(process: "subprocess.Popen[str]") -> Iterator[None]:
+    """The process is ended when the block is left, however it is left."""
+    try:
+        yield
+    finally:
+        process.terminate()
 
 
 type Handler = Callable[["Client"], None]
