@@ -1,10 +1,15 @@
 """What the engine remembers never changes what it says. Meaning: test_algebra."""
 
+from dataclasses import replace
+
 import pytest
+import re2  # type: ignore[import-untyped]  # google-re2 has no type stubs
+from hypothesis import given
+from hypothesis import strategies as st
 
 from policies import engine
 from policies.engine import Engine, HttpRequest
-from policies.ruleset import DirectionRules, EndpointRules, HttpRule, Line, PolicyRef, RuleSet
+from policies.ruleset import DirectionRules, EndpointRules, HeaderMatch, HttpRule, Line, PolicyRef, RuleSet
 from tests.policies.world import ALLOW, DENY, INGRESS, PROXY
 
 REF = PolicyRef("CiliumNetworkPolicy", "default", "p")
@@ -42,6 +47,8 @@ def test_rules_with_and_without_literal_methods_meet_in_order() -> None:
     assert rule_of(rules, "DELETE", "/x") == "any-x"
     assert rule_of(rules, "DELETE", "/zzz") == engine.DEFAULT_DENY
     assert rule_of(rules, "FOO", "/") == engine.DEFAULT_DENY
+    later = one_endpoint(HttpRule("get", "GET", "/g.*"), HttpRule("any", None, "/x.*"))
+    assert rule_of(later, "GET", "/x") == "any"
 
 
 def test_any_port_lines_hold_for_each_port_and_permits_name_the_port() -> None:
@@ -70,3 +77,61 @@ def test_one_pattern_is_compiled_once() -> None:
     for identity in (300, 301):
         assert judge.decide(1, INGRESS, identity, 80, HttpRequest("PUT", "/b")).rule == "b"
     assert list(judge._matchers) == ["/[ab]"]
+
+
+def plainly(rule: HttpRule, request: HttpRequest) -> bool:
+    """What a rule means, without any of the engine's short cuts."""
+    fields = [(rule.method, request.method), (rule.path, request.path), (rule.host, request.host)]
+    if rule.host is not None and not request.host:
+        return False
+    if not all(pattern is None or re2.fullmatch(pattern, text) for pattern, text in fields):
+        return False
+    for wanted in rule.headers:
+        values = [value.decode() for name, value in request.headers if name == wanted.name.encode()]
+        if not values or (wanted.value is not None and ",".join(values) != wanted.value):
+            return False
+    return True
+
+
+SINGLE_RULES = [
+    HttpRule("r", method, path, host, headers)
+    for method in (None, "GET", "GET|PUT", "P.*", "[GP].*T")
+    for path in (None, "/", "/a|/b", "/a.*", "/[ab]", "/a(/x)?")
+    for host in (None, "web", "w.*")
+    for headers in (
+        (),
+        (HeaderMatch("x", None),),
+        (HeaderMatch("x", "1"),),
+        (HeaderMatch("x", "1,2"), HeaderMatch("y", None)),
+    )
+]
+rule_lists = st.lists(st.sampled_from(SINGLE_RULES), min_size=2, max_size=5).map(
+    lambda found: [replace(rule, name=f"r{i}") for i, rule in enumerate(found)]
+)
+
+REQUESTS = [
+    HttpRequest(method, path, host, headers)
+    for method in ("GET", "PUT", "POST")
+    for path in ("/", "/a", "/b", "/a/x", "/c")
+    for host in ("web", "wide", "")
+    for headers in ((), ((b"x", b"1"),), ((b"x", b"1"), (b"y", b"3"), (b"x", b"2")))
+]
+
+
+def check(rules: list[HttpRule]) -> None:
+    judge = Engine(one_endpoint(*rules))
+    for request in REQUESTS:
+        matching = [rule.name for rule in rules if plainly(rule, request)]
+        verdict = judge.decide(1, INGRESS, 300, 80, request)
+        assert verdict.allow is bool(matching), (rules, request)
+        assert verdict.rule in (matching or [engine.DEFAULT_DENY]), (rules, request)
+
+
+def test_one_rule_allows_what_it_plainly_matches() -> None:
+    for rule in SINGLE_RULES:
+        check([rule])
+
+
+@given(rule_lists)
+def test_several_rules_allow_what_any_of_them_plainly_matches(rules: list[HttpRule]) -> None:
+    check(rules)
