@@ -93,7 +93,6 @@ class Agent:
                 "policy.sync": self._op_policy_sync,
             },
         )
-        self._denials.attach(loop)
         self._kernel.add_own_cgroup(self._cgroup / "workers")
         self._kernel.attach_cgroup(self._cgroup_root)
         self._broker.start()
@@ -131,6 +130,8 @@ class Agent:
             if await self._know_what_is_wanted():
                 break
             await asyncio.sleep(RETRY_S)
+        # not before: refusals of the time without an agent are named by the rules that are known now
+        self._denials.attach(asyncio.get_running_loop())
         self._pool.keep(self._settings.workers)
         await self._pool.until_serving(self._settings.workers)
         await self._hand_over(earlier)
@@ -155,7 +156,7 @@ class Agent:
                 self._kernel.clear_slot(slot)
         for worker in earlier:
             with contextlib.suppress(AgentError):
-                await worker.call("drain")
+                await worker.call("drain", limit_s=self._settings.drain_limit_s)
 
     def _start(self, work: Coroutine[None, None, None], name: str) -> None:
         """Run a task for the agent's life; one that fails ends the agent, whose supervisor starts the next."""
@@ -238,10 +239,10 @@ class Agent:
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             async with self._lock:
-                await self._protector.forget_absent()
-                released = await self._protector.release_idle()
+                due = await self._protector.forget_absent()
+                due |= await self._protector.release_idle()
             retry += HOUSEKEEPING_S
-            if released or (self._trouble is not None and retry >= RETRY_S):
+            if due or (self._trouble is not None and retry >= RETRY_S):
                 retry = 0.0
                 await self._refresh()
 
@@ -262,7 +263,7 @@ class Agent:
     async def _op_status(self, _: Mapping[str, object]) -> dict[str, object]:
         return {
             "name": self._settings.node,
-            "ready": self._ready and len(self._pool.serving) > 0,
+            "ready": self._ready and self._trouble is None and len(self._pool.serving) > 0,
             "revision": self._policies.revision,
             "pid": os.getpid(),
             "errors": [*self._policies.errors, *([self._inventory_error] if self._inventory_error else [])],
@@ -285,7 +286,7 @@ class Agent:
 
     async def _op_pod_add(self, message: Mapping[str, object]) -> dict[str, object]:
         pod = parse_pod(message.get("pod"))
-        if pod.netns is None:
+        if pod.netns is None or not await asyncio.to_thread(pod.netns.exists):
             raise AgentError(f"pod '{pod.namespace}/{pod.name}' has no network namespace")
         self._added[pod.key] = pod
         await self._reconcile()

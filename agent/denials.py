@@ -25,7 +25,10 @@ class DenialRecorder:
         audit = settings.audit.model_dump(mode="json") | {"directory": str(settings.audit.directory / "kernel")}
         (settings.audit.directory / "kernel").mkdir(exist_ok=True)
         self._reader = DenialReader(kernel)
+        self._kernel = kernel
         self._protector = protector
+        self._lost_file = settings.state_dir / "refusals-lost"
+        self._lost_told = int(self._lost_file.read_text()) if self._lost_file.exists() else 0
         self._writer = make_writer(settings.node, "kernel", audit)
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -44,6 +47,12 @@ class DenialRecorder:
     def _read(self) -> None:
         for denial in self._reader.read():
             self._record(denial)
+        lost = self._kernel.counters()["event_lost"]
+        if lost > self._lost_told:
+            self._writer.write_loss(lost - self._lost_told, "kernel ring full")
+        if lost != self._lost_told:  # less: the programs were loaded anew and count from 0
+            self._lost_told = lost
+            self._lost_file.write_text(str(lost))
 
     def _record(self, denial: Denial) -> None:
         rules = self._protector.rules

@@ -88,6 +88,7 @@ class Protector:
         self._identity_file = settings.state_dir / "identities.json"
         self._identities: dict[IdentityKey, int] = self._load_identities()
         self._epoch = 0
+        self._awaited: dict[PodKey, Path] = {}
         self.protected: dict[PodKey, Protected] = {}
         self.rules = RuleSet()
 
@@ -139,16 +140,20 @@ class Protector:
             AgentError, RedirectError, OSError: it is not; what was in force before still is, for every pod not
             reached.
         """
+        here = {key: pod for key, pod in pods.items() if pod.node in (None, self._settings.node)}
         for held in list(self.protected.values()):
-            if held.key not in pods or not held.present or pods[held.key].netns != held.path:
+            if held.key not in here or not held.present or here[held.key].netns != held.path:
                 await self.forget(held)
         wanted: dict[PodKey, tuple[bool, bool]] = {}
+        self._awaited.clear()
         troubles: list[str] = []
-        for key, pod in pods.items():
-            if pod.node not in (None, self._settings.node) or pod.netns is None:
+        for key, pod in here.items():
+            if pod.netns is None:
                 continue
             wanted[key] = selected(policies, _policy_pod(pod, None))
-            if any(wanted[key]):
+            if any(wanted[key]) and not pod.netns.exists():
+                self._awaited[key] = pod.netns  # announced but not there yet, or ended: protected when it appears
+            elif any(wanted[key]):
                 try:
                     self._prepare(pod)
                 except (OSError, RedirectError, AgentError) as error:
@@ -324,19 +329,24 @@ class Protector:
         (self._folder / f"{held.id}.json").unlink(missing_ok=True)
         self.protected.pop(held.key, None)
 
-    async def forget_absent(self) -> None:
-        """Forget the pods whose network namespace is gone; called several times a second."""
+    async def forget_absent(self) -> bool:
+        """Forget the pods whose network namespace is gone; called several times a second.
+
+        Returns whether a reconcile is due: a pod went, or one that policy selects has appeared.
+        """
+        due = any(path.exists() for path in self._awaited.values())
         for held in list(self.protected.values()):
             if not held.present:
                 log.info("pod '%s/%s' is gone", *held.key)
                 await self.forget(held)
+                due = True
+        return due
 
     async def uninstall(self, wait_s: float) -> None:
         """Take everything away: hooks now, the rest when the steered connections have ended or after `wait_s`."""
         for held in self.protected.values():
             if held.releasing_since is None:
                 await self._detach(held)
-        self._kernel.detach_all()
         deadline = time.monotonic() + wait_s
         while self.protected:
             await self.release_idle()

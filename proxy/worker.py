@@ -12,7 +12,8 @@ connects to it must be root: this agent, the next one after an upgrade, or `tull
     {"op": "close_flows", "endpoint", "reason"}
     {"op": "broker"} + 1 socket            take upstream sockets from here
     {"op": "hold"} + descriptors           keep the kernel's links alive beside the pins
-    {"op": "drain"}                        accept nothing more; exit when the last flow has ended
+    {"op": "drain", "limit_s"}             accept nothing more; exit when the last flow has ended; from limit_s on every
+                                           response is its connection's last, and FINAL_S later what is left is closed
     {"op": "state"}                        answer only
 
 Every message carries "id"; every answer is {"id", "ok", "error", ...state}. Without an agent a worker serves on by
@@ -45,6 +46,8 @@ PLACE_CHECK_S = 0.4
 LINGER_S = 1.0
 """A listener that nothing is steered to any more stays this long: a handshake under way ends in an accept, not in a
 reset."""
+FINAL_S = 30.0
+"""After the drain limit a connection has this long to ask once more and be told that it is over; then it is reset."""
 IDLE_EXIT_CHECK_S = 0.2
 
 
@@ -146,7 +149,7 @@ class Worker:
                 fds.clear()
                 channel.close_all(earlier)
             case "drain":
-                self._drain()
+                self._drain(float(str(message["limit_s"])))
             case other:
                 raise ValueError(f"unknown operation '{other}'")
         if fds:
@@ -196,14 +199,20 @@ class Worker:
             self._server.remove_endpoint(endpoint)
             self._stock.drop(endpoint)
 
-    def _drain(self) -> None:
+    def _drain(self, limit_s: float) -> None:
         if not self._draining:
             self._draining = True
             self._loop.call_later(LINGER_S, self._drained)
+            self._loop.call_later(limit_s, self._server.end_flows)
+            self._loop.call_later(limit_s + FINAL_S, self._close_all)
 
     def _drained(self) -> None:
         self._server.start_drain()
         self._exit_when_idle()
+
+    def _close_all(self) -> None:
+        for endpoint in self._server.flow_counts():
+            self._server.close_flows(endpoint, "drain_limit")
 
     def _exit_when_idle(self) -> None:
         if self._server.idle:
