@@ -66,6 +66,7 @@ PROGRAMS = (
     ("connect4.bpf.c", "l7_connect4", libbpf.PROG_CGROUP_SOCK_ADDR, libbpf.CGROUP_INET4_CONNECT),
     ("connect6.bpf.c", "l7_connect6", libbpf.PROG_CGROUP_SOCK_ADDR, libbpf.CGROUP_INET6_CONNECT),
     ("sk_lookup.bpf.c", "l7_sk_lookup", libbpf.PROG_SK_LOOKUP, libbpf.SK_LOOKUP),
+    ("setsockopt.bpf.c", "l7_setsockopt", libbpf.PROG_CGROUP_SOCKOPT, libbpf.CGROUP_SETSOCKOPT),
 )
 
 

@@ -205,6 +205,9 @@ class Maps:
     def add_own_cgroup(self, number: int) -> None:
         libbpf.map_update(self.fd("l7_own_cgroups"), U64.pack(number), b"\1", "l7_own_cgroups")
 
+    def own_cgroups(self) -> set[int]:
+        return {U64.unpack(key)[0] for key in libbpf.map_keys(self.fd("l7_own_cgroups"), 8)}
+
     def del_own_cgroup(self, number: int) -> None:
         libbpf.map_delete(self.fd("l7_own_cgroups"), U64.pack(number), "l7_own_cgroups")
 

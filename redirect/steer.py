@@ -40,7 +40,7 @@ from redirect.types import (
 __all__ = ["Answer", "Direction", "Endpoint", "Flags", "Kernel", "VerdictKey"]
 
 CONNECT_HOOKS = ("l7_connect4", "l7_connect6")
-POD = "pod_"
+POD, GUARD = "pod_", "guard_"
 
 
 class Kernel:
@@ -91,30 +91,42 @@ class Kernel:
             raise RedirectError(
                 f"endpoints {sorted(unknown)} are steered but not in the maps: set or detach them first"
             )
+        for name in CONNECT_HOOKS:
+            self._attach_to_cgroup(name, name, path)
+
+    def _attach_to_cgroup(self, name: str, program_name: str, path: str | os.PathLike[str]) -> None:
         number = cgroup_id(path)
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        program = self._load(program_name)
         try:
-            for name in CONNECT_HOOKS:
-                program = self._load(name)
-                try:
-                    link = self._links.get(name)
-                    if link is not None and libbpf.link_cgroup_id(link) == number:
-                        libbpf.link_update(link, program, name)
-                    else:
-                        attach = self._image["programs"][name]["attach"]
-                        self._replace(name, libbpf.link_create(program, fd, attach, name))
-                finally:
-                    os.close(program)
+            link = self._links.get(name)
+            if link is not None and libbpf.link_cgroup_id(link) == number:
+                libbpf.link_update(link, program, name)
+                return
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                attach = self._image["programs"][program_name]["attach"]
+                self._replace(name, libbpf.link_create(program, fd, attach, name))
+            finally:
+                os.close(fd)
         finally:
-            os.close(fd)
+            os.close(program)
 
     def detach_cgroup(self) -> None:
         """Take the connect hooks away."""
         for name in CONNECT_HOOKS:
             self._drop(name)
 
-    def attach_pod(self, netns: Netns, endpoint: int, addresses: Iterable[Address] = ()) -> str:
+    def attach_pod(
+        self,
+        netns: Netns,
+        endpoint: int,
+        addresses: Iterable[Address] = (),
+        cgroup: str | os.PathLike[str] | None = None,
+    ) -> str:
         """Attach (or replace) the steering program in a pod; returns where its link is pinned.
+
+        With ``cgroup``, the pod's own, a guard is attached there while the endpoint's egress is enforced: without it a
+        process with CAP_NET_RAW can take the steer mark off a connect that has begun (bpf/setsockopt.bpf.c).
 
         ``addresses`` must be those of ``set_endpoint``, if given. What an earlier agent attached to the same netns
         under another id goes.
@@ -142,6 +154,10 @@ class Kernel:
                 self._replace(name, libbpf.link_create(program, require_open(netns).fd, attach, name))
         finally:
             os.close(program)
+        if cgroup is not None and known.flags & Flags.EGRESS and not known.flags & Flags.STOPPED:
+            self._attach_to_cgroup(f"{GUARD}{endpoint}", "l7_setsockopt", cgroup)
+        else:
+            self._drop(f"{GUARD}{endpoint}")
         for other in self.attached():
             if other.netns_inode == netns.inode and other.endpoint != endpoint:
                 self.detach_pod(other.endpoint)
@@ -150,6 +166,7 @@ class Kernel:
     def detach_pod(self, endpoint: int) -> None:
         """Take the steering program out of a pod, whoever else holds its link. No link is no error."""
         self._drop(f"{POD}{endpoint}")
+        self._drop(f"{GUARD}{endpoint}")
 
     def attached(self) -> list[Attached]:
         """The pinned pod links, those of dead netns included."""
@@ -229,6 +246,14 @@ class Kernel:
     def add_own_cgroup(self, path: str | os.PathLike[str]) -> None:
         """Connects by tasks in this very cgroup (not in those below it) are ours and pass untouched."""
         self.maps.add_own_cgroup(cgroup_id(path))
+
+    def set_own_cgroups(self, paths: Iterable[str | os.PathLike[str]]) -> None:
+        """Make these the own cgroups: those of workers that are gone must not stay (there is room for 64)."""
+        wanted = {cgroup_id(path) for path in paths}
+        for number in wanted:
+            self.maps.add_own_cgroup(number)
+        for number in self.maps.own_cgroups() - wanted:
+            self.maps.del_own_cgroup(number)
 
     def set_endpoint(self, cookie: int, endpoint: int, flags: int, addresses: Iterable[Address]) -> None:
         """Add or replace a local pod. At most one address per family: an egress-steered SYN is told from our own leg by

@@ -5,8 +5,8 @@
 // enough) or that an earlier connect left would send this one elsewhere: seen. So a pod whose egress or ingress is
 // enforced cannot use SO_MARK on its own TCP connections.
 //
-// Refused means EPERM. If steering itself fails, the SYN meets a deny: with no rule for the mark in the pod the connect is
-// refused by l7_sk_lookup or by the `unreachable` rule (redirect/plumbing.py).
+// Refused means EPERM. If steering itself fails, the SYN meets a deny: with no rule for the mark in the pod the connect
+// is refused by l7_sk_lookup or by the `unreachable` rule (redirect/plumbing.py).
 #pragma once
 
 #include "report.bpf.h"
@@ -35,6 +35,21 @@ static __always_inline int l7_refuse_connect(struct bpf_sock_addr *ctx, const st
     return L7_CONNECT_REFUSE;
 }
 
+// Whether any worker listens for the pod. Asked here so that with none left the app gets an error at once: l7_sk_lookup
+// refuses too, but the kernel has no reset for a steered IPv4 SYN, and that would be a time-out (seen).
+static __always_inline bool l7_has_listener(u32 endpoint, bool six) {
+    u32 base = l7_first_slot(endpoint, L7_EGRESS, six);
+    for (u32 i = 0; i < L7_SLOTS; i++) {
+        u32 index = base + i;
+        struct bpf_sock *sk = (struct bpf_sock *)l7_listeners.lookup(&index);
+        if (sk) {
+            bpf_sk_release(sk);
+            return true;
+        }
+    }
+    return false;
+}
+
 static __always_inline int l7_connect(struct bpf_sock_addr *ctx, const struct l7_addr *dst) {
     u64 cookie = bpf_get_netns_cookie(ctx);
     u32 *id = l7_netns.lookup(&cookie);
@@ -44,8 +59,8 @@ static __always_inline int l7_connect(struct bpf_sock_addr *ctx, const struct l7
     u64 cgroup = bpf_get_current_cgroup_id();
     if (l7_own_cgroups.lookup(&cgroup))
         return L7_CONNECT_PASS;
-    // UDP and raw sockets are left alone for now (unconnected UDP needs sendmsg hooks beside these); the verdict's key has
-    // the protocol in it. Every other stream protocol (SCTP) is judged under its own number: no rule, no way.
+    // UDP and raw sockets are left alone for now (unconnected UDP needs sendmsg hooks beside these); the verdict's key
+    // has the protocol in it. Every other stream protocol (SCTP) is judged under its own number: no rule, no way.
     if (ctx->type != L7_SOCK_STREAM)
         return L7_CONNECT_PASS;
     u16 protocol = ctx->protocol;
@@ -68,8 +83,11 @@ static __always_inline int l7_connect(struct bpf_sock_addr *ctx, const struct l7
         struct l7_decision said = l7_decide(ep->id, L7_EGRESS, identity, (u8)protocol, (u16)ctx->user_port);
         if (said.answer == L7_DENY)
             return l7_refuse_connect(ctx, ep, dst, identity, protocol, said.reason);
-        if (said.answer == L7_PROXY)
+        if (said.answer == L7_PROXY) {
+            if (!l7_has_listener(ep->id, !l7_is4(dst)))
+                return l7_refuse_connect(ctx, ep, dst, identity, protocol, L7_R_NO_LISTENER);
             mark = L7_STEER_MARK;
+        }
     }
     if (!l7_write_mark(ctx, mark))
         return l7_refuse_connect(ctx, ep, dst, 0, protocol, L7_R_MARK_FAILED);

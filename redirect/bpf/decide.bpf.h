@@ -55,6 +55,11 @@ static __always_inline bool l7_same(const struct l7_addr *a, const struct l7_add
            a->word_be[3] == b->word_be[3];
 }
 
+// Where a pod's listeners of one direction and family begin in l7_listeners.
+static __always_inline u32 l7_first_slot(u32 endpoint, u8 direction, bool six) {
+    return ((endpoint * 2 + direction) * 2 + (six ? 1 : 0)) * L7_SLOTS;
+}
+
 // 127.0.0.0/8 and ::1.
 static __always_inline bool l7_is_loopback(const struct l7_addr *addr) {
     if (l7_is4(addr))
@@ -64,8 +69,8 @@ static __always_inline bool l7_is_loopback(const struct l7_addr *addr) {
 
 // 0.0.0.0 and ::, which connect(2) takes for loopback.
 static __always_inline bool l7_is_unspecified(const struct l7_addr *addr) {
-    return addr->word_be[3] == 0 && (l7_is4(addr) || (addr->word_be[0] == 0 && addr->word_be[1] == 0 &&
-                                                      addr->word_be[2] == 0));
+    return addr->word_be[3] == 0 &&
+           (l7_is4(addr) || (addr->word_be[0] == 0 && addr->word_be[1] == 0 && addr->word_be[2] == 0));
 }
 
 // fe80::/10.

@@ -3,8 +3,8 @@
 
 #include "types.bpf.h"
 
-// Which netns is a local pod of ours: the one look-up that every other connect on the machine pays. NO_PREALLOC here and
-// below: an element of a preallocated hash is used again while a program may still read it.
+// Which netns is a local pod of ours: the one look-up that every other connect on the machine pays. NO_PREALLOC here
+// and below: an element of a preallocated hash is used again while a program may still read it.
 BPF_F_TABLE("hash", u64, u32, l7_netns, L7_MAX_ENDPOINTS, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("hash", u32, struct l7_endpoint, l7_endpoints, L7_MAX_ENDPOINTS, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("lpm_trie", struct l7_verdict_key, struct l7_verdict, l7_verdicts, 262144, BPF_F_NO_PREALLOC);

@@ -3,8 +3,9 @@
 // The program cannot tell which netns it runs in, so it is specialised per pod: redirect/steer.py writes the endpoint's
 // id over L7_ENDPOINT_MAGIC and loads a copy. It sees every such packet, stray segments too, and no TCP flags.
 //
-// Refused means SK_DROP, which the kernel answers with a reset. If no listener is left (agent and workers dead) the answer
-// is the same: fail closed.
+// Refused means SK_DROP, which the kernel answers with a reset (not to a steered IPv4 SYN: its destination is no
+// address of the pod, and the kernel sends nothing from there; l7_connect refuses those before). If no listener is
+// left, agent and workers dead, the answer is the same: fail closed.
 #include "report.bpf.h"
 
 #define L7_ENDPOINT_MAGIC 0x50d1d0001ee7c0deULL
@@ -27,10 +28,10 @@ static __always_inline u32 l7_hash(const struct l7_addr *src, u16 sport, u16 dpo
 }
 
 // Hand the packet to a live listener. Start and step come from the 4-tuple's hash: an odd step visits all 16 slots, and
-// connections of empty slots spread over the live ones instead of all falling to the next. The same 4-tuple finds the same
-// listener for as long as that one lives, which SYN cookies need.
+// connections of empty slots spread over the live ones instead of all falling to the next. The same 4-tuple finds the
+// same listener for as long as that one lives, which SYN cookies need.
 static __always_inline u8 l7_assign(struct bpf_sk_lookup *ctx, u32 endpoint, u8 direction, bool six, u32 hash) {
-    u32 base = ((endpoint * 2 + direction) * 2 + (six ? 1 : 0)) * L7_SLOTS;
+    u32 base = l7_first_slot(endpoint, direction, six);
     u32 step = (hash >> 8) | 1;
     for (u32 i = 0; i < L7_SLOTS; i++) {
         u32 index = base + ((hash + i * step) & (L7_SLOTS - 1));
@@ -104,8 +105,8 @@ static __always_inline int l7_lookup(struct bpf_sk_lookup *ctx) {
         identity = 0;
         said.answer = L7_DENY;
         said.reason = L7_R_FORGED_MARK;
-        // Our own address to a foreign one: the SYN of a socket that was bound to eth0 after a deferred connect, brought
-        // back by redirect/plumbing.py; or a spoofed packet from outside, which IPv6 does not filter.
+        // Our own address to a foreign one: the SYN of a socket that was bound to eth0 after a deferred connect,
+        // brought back by redirect/plumbing.py; or a spoofed packet from outside, which IPv6 does not filter.
         if (remote_is_us)
             goto refuse;
         if (!(ep->flags & L7_F_INGRESS) || (ep->flags & L7_F_STOPPED))

@@ -26,22 +26,22 @@ enum l7_answer { L7_DENY = 0, L7_ALLOW = 1, L7_PROXY = 2 };
 
 // Why something was refused: append-only, retired codes stay as `unused`. The same number indexes l7_counters.
 enum l7_reason {
-    L7_R_NONE = 0,           // not refused
-    L7_R_NO_RULE = 1,        // the direction is enforced and no entry hit
-    L7_R_DENIED = 2,         // an entry hit and says deny
-    L7_R_NO_LISTENER = 3,    // to be steered, but no worker listens: fail closed
-    L7_R_BOUND_DEVICE = 4,   // connect on a socket bound to a device other than lo: would leave past the rules
-    L7_R_LINK_LOCAL = 5,     // fe80::/10: the peer has no identity and routing by mark does not hold it
-    L7_R_NO_ENDPOINT = 6,    // a program runs for an endpoint the maps do not know: fail closed
-    L7_R_MARK_FAILED = 7,    // the mark could not be written: fail closed
-    L7_R_FORGED_MARK = 8,    // a SYN came to lo by mark although the pod's egress is not steered
-    L7_R_ASSIGN_FAILED = 9,  // bpf_sk_assign refused the listener: fail closed
-    L7_R_MARK_CHANGE = 10,   // SO_MARK set by the app: would undo the mark of a connect that has begun
-    L7_R_RAW_PACKET = 11,    // a packet socket that would leave past the tc hook
-    L7_R_SUPPRESSED = 12,    // counter only: refusals that got no record of their own
-    L7_R_EVENT_LOST = 13,    // counter only: the ring was full
-    L7_R_STEERED = 14,       // counter only: handed to a listener
-    L7_R_MAX = 32,           // room to grow without a new map layout
+    L7_R_NONE = 0,          // not refused
+    L7_R_NO_RULE = 1,       // the direction is enforced and no entry hit
+    L7_R_DENIED = 2,        // an entry hit and says deny
+    L7_R_NO_LISTENER = 3,   // to be steered, but no worker listens: fail closed
+    L7_R_BOUND_DEVICE = 4,  // connect on a socket bound to a device other than lo: would leave past the rules
+    L7_R_LINK_LOCAL = 5,    // fe80::/10: the peer has no identity and routing by mark does not hold it
+    L7_R_NO_ENDPOINT = 6,   // a program runs for an endpoint the maps do not know: fail closed
+    L7_R_MARK_FAILED = 7,   // the mark could not be written: fail closed
+    L7_R_FORGED_MARK = 8,   // a SYN came to lo by mark although the pod's egress is not steered
+    L7_R_ASSIGN_FAILED = 9, // bpf_sk_assign refused the listener: fail closed
+    L7_R_MARK_CHANGE = 10,  // SO_MARK set by the app: would undo the mark of a connect that has begun
+    L7_R_RAW_PACKET = 11,   // a packet socket that would leave past the tc hook
+    L7_R_SUPPRESSED = 12,   // counter only: refusals that got no record of their own
+    L7_R_EVENT_LOST = 13,   // counter only: the ring was full
+    L7_R_STEERED = 14,      // counter only: handed to a listener
+    L7_R_MAX = 32,          // room to grow without a new map layout
 };
 
 // One address, IPv4 as ::ffff:a.b.c.d (RFC 4291 2.5.5.2): one key form, one trie, no family field to mistake.

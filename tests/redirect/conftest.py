@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import os
 import secrets
 import socket
 import subprocess
@@ -39,6 +38,7 @@ class Steered:
         self.own = net.cgroup / "own"
         self.own.mkdir()
         self.denials = DenialReader(kernel)
+        self.denials.read()  # of the test before
         self.stack = ExitStack()
         self.states: dict[str, PodState] = {}
         self.copiers: list[subprocess.Popen[str]] = []
@@ -49,7 +49,7 @@ class Steered:
                 for address in pod.addresses
             }
         )
-        kernel.add_own_cgroup(self.own)
+        kernel.set_own_cgroups([self.own])
         kernel.attach_cgroup(net.cgroup)
 
     def app(self, pod: Pod, family: int, port: int, host: str | None = None) -> App:
@@ -72,10 +72,10 @@ class Steered:
         )
         self.states[pod.name] = plumbing.protect(pod.netns, pod.addresses, self.states.get(pod.name))
         if attach:
-            self.kernel.attach_pod(pod.netns, endpoint, pod.addresses)
+            self.kernel.attach_pod(pod.netns, endpoint, pod.addresses, pod.cgroup)
         return endpoint
 
-    def copier(self, pod: Pod, direction: Direction, slot: int = 0, stock: int = 24) -> subprocess.Popen[str]:
+    def copier(self, pod: Pod, direction: Direction, slot: int = 0, stock: int = 48) -> subprocess.Popen[str]:
         """Start a worker for one direction of a pod, both families, in its slot."""
         endpoint = 7 if pod is self.client else 8
         listeners = {family: open_listener(pod.netns, direction, family) for family in FAMILIES}
@@ -94,7 +94,7 @@ class Steered:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: in_cgroup(self.own),  # noqa: PLW1509 - the threads here hold no lock the child needs
+            preexec_fn=lambda: in_cgroup(self.own),
         )
         for family, sock in listeners.items():
             self.kernel.set_listener(endpoint, direction, family, slot, sock)

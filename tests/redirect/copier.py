@@ -1,7 +1,7 @@
 """The smallest worker: an unprivileged process that accepts on listeners it was given and copies bytes both ways.
 
-argv: JSON {"listeners": [[fd, direction, family], ...], "stock": [[direction, family, [fd, ...]], ...]}. Run as a script
-in its own cgroup; drops to uid 65534 first.
+argv: JSON {"listeners": [[fd, direction, family], ...], "stock": [[direction, family, [fd, ...]], ...]}. Run as a
+script in its own cgroup; drops to uid 65534 first.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import socket
 import sys
 import threading
@@ -20,7 +21,8 @@ def main() -> None:
     os.setuid(65534)
     given = json.loads(sys.argv[1])
     stock = {(direction, family): fds for direction, family, fds in given["stock"]}
-    ports = iter(range(61000, 65536))
+    # Two workers must not choose the same leg port for one client: connect would say EADDRNOTAVAIL.
+    ports = iter(range(61000 + random.randrange(0, 4000, 100), 65536))  # noqa: S311 - no secret
     lock = threading.Lock()
 
     def serve(listener: socket.socket, direction: int, family: int) -> None:

@@ -1,4 +1,4 @@
-"""Pods for the kernel tests: a bridge in a node netns, pods on it, cgroups, and commands run inside with chosen rights."""
+"""Pods for the kernel tests: a bridge in a node netns, pods on it, cgroups, and code run inside with chosen rights."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ NETNS_DIR = Path("/var/run/netns")
 # net_bind_service, net_raw, sys_chroot, mknod, audit_write, setfcap
 CONTAINER_CAPS = frozenset({0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31})
 
-# Runs before the code of a test: go inside, then give rights up. Not by a second exec: the interpreter may lie where uid
-# 65534 cannot read it, so everything is imported before.
+# Runs before the code of a test: go inside, then give rights up. Not by a second exec: the interpreter may lie where
+# uid 65534 cannot read it, so everything is imported before.
 ENTER = """
 import ctypes, errno, json, os, select, socket, struct, sys, threading, time
 netns, cgroup, who, code = sys.argv[1:5]
@@ -55,11 +55,14 @@ def attempt(host, port, *, family=None, before=None, after=None, timeout=3.0):
     s = socket.socket(family, socket.SOCK_STREAM)
     s.settimeout(timeout)
     try:
+        peer = own = ""
         if before: before(s)
         s.connect((host, port))
         if after: after(s)
         s.sendall(b"hello\\n")
-        return "ok", s.makefile().readline().strip(), s.getpeername()[0], s.getsockname()[0]
+        line = s.makefile().readline().strip()
+        if line: peer, own = s.getpeername()[0], s.getsockname()[0]
+        return "ok", line, peer, own
     except TimeoutError:
         return "TIMEOUT", "", "", ""
     except OSError as e:
@@ -126,6 +129,9 @@ class Pod:
         veth = f"{net.name[-5:]}{name}"
         run("ip", "-n", net.name, "link", "add", veth, "type", "veth", "peer", "name", "eth0", "netns", self.netns_name)
         run("ip", "-n", net.name, "link", "set", veth, "master", "cni0", "up")
+        self.netns = Netns.open(NETNS_DIR / self.netns_name)
+        with self.netns.entered():  # an address must not be tentative when a test begins
+            Path("/proc/sys/net/ipv6/conf/eth0/accept_dad").write_text("0", encoding="ascii")
         for command in (
             ["link", "set", "lo", "up"],
             ["link", "set", "eth0", "up"],
@@ -135,7 +141,6 @@ class Pod:
             ["-6", "route", "add", "default", "via", f"{PREFIX6}::1"],
         ):
             run("ip", "-n", self.netns_name, *command)
-        self.netns = Netns.open(NETNS_DIR / self.netns_name)
 
     @property
     def addresses(self) -> tuple[Address, Address]:
@@ -144,13 +149,10 @@ class Pod:
     @property
     def link_local(self) -> str:
         """The fe80 address of eth0."""
-        shown = subprocess.run(
-            ["/sbin/ip", "-n", self.netns_name, "-j", "-6", "addr", "show", "dev", "eth0", "scope", "link"],  # noqa: S603 - our own netns
-            check=True,
-            capture_output=True,
-        )
-        local: str = json.loads(shown.stdout)[0]["addr_info"][0]["local"]
-        return local
+        with self.netns.entered():
+            lines = Path("/proc/thread-self/net/if_inet6").read_text(encoding="ascii").splitlines()
+        (raw,) = (line.split()[0] for line in lines if line.startswith("fe80"))
+        return str(ipaddress.IPv6Address(bytes.fromhex(raw)))
 
     def address(self, family: int) -> str:
         return self.ip6 if family == socket.AF_INET6 else self.ip4
@@ -196,6 +198,10 @@ class Net:
         self.pods.append(pod)
         return pod
 
+    def close(self) -> None:
+        for pod in self.pods:
+            pod.close()
+
 
 @contextmanager
 def network() -> Iterator[Net]:
@@ -214,7 +220,7 @@ def network() -> Iterator[Net]:
             ["link", "set", "cni0", "up"],
         ):
             run("ip", "-n", net.name, *command)
-        stack.callback(lambda: [pod.close() for pod in net.pods])
+        stack.callback(net.close)
         yield net
 
 
