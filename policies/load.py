@@ -60,7 +60,10 @@ def load_files(paths: Iterable[Path]) -> list[Document]:
     documents: list[Document] = []
     problems: list[Problem] = []
     for path in sorted(paths):
+        raw = b""
         try:
+            if path.exists() and not path.is_file():  # opening a named pipe would wait for a writer
+                raise OSError(0, "not a regular file")
             with path.open("rb") as file:
                 raw = file.read(MAX_BYTES + 1)
             found, wrong = _read(raw.decode(), str(path))

@@ -1,5 +1,6 @@
 """Every mistake is found, at its place, and nothing of a file is told beyond the place."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -353,6 +354,8 @@ def test_files(tmp_path: Path) -> None:
     (tmp_path / "d.yaml").write_bytes(b"a: \xff")
     (tmp_path / "e.yaml").write_text("x" * (1 << 20) + "é")
     (tmp_path / "f.yaml").write_text(policy("endpointSelector: {}\negress: [{}]", "a"))
+    os.mkfifo(tmp_path / "g.yaml")
+    (tmp_path / "h.yaml").mkdir()
     twice = "CiliumNetworkPolicy default/a is already in"
     with pytest.raises(PolicyError) as caught:
         load_files([*tmp_path.iterdir(), tmp_path / "missing.yaml"])
@@ -361,6 +364,8 @@ def test_files(tmp_path: Path) -> None:
         Problem(f"{tmp_path}/d.yaml", 0, 0, "", "not UTF-8 at byte 3"),
         Problem(f"{tmp_path}/e.yaml", 0, 0, "", "larger than 1048576 bytes"),
         Problem(f"{tmp_path}/f.yaml", 1, 1, "metadata.name", f"{twice} {tmp_path}/a.yaml:1"),
+        Problem(f"{tmp_path}/g.yaml", 0, 0, "", "cannot be read: not a regular file"),
+        Problem(f"{tmp_path}/h.yaml", 0, 0, "", "cannot be read: not a regular file"),
         Problem(f"{tmp_path}/missing.yaml", 0, 0, "", "cannot be read: No such file or directory"),
     ]
 
