@@ -106,7 +106,7 @@ def _tell(outcome: Outcome, options: argparse.Namespace, command: str) -> int:
 
 
 def _report(outcome: Outcome) -> str:
-    parts = [f"medians of {outcome.rounds} rounds of {outcome.seconds} s; {document.machine()}"]
+    parts = [f"medians of {outcome.rounds} rounds of {outcome.seconds} s; {document.machine()}\n{outcome.disturbance}"]
     parts += [f"{title}\n{table.plain(cells)}" for title, cells in table.of_cases(outcome.medians)]
     if outcome.memories:
         parts.append(f"memory\n{table.plain(table.of_memory(outcome.memories))}")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -111,6 +112,16 @@ class BenchLab:
         done = _run(["nsenter", f"--net={netns}", *command], stdin)
         if done.returncode != 0:
             raise BenchError(f"'{' '.join(command)}' ended with {done.returncode}: {done.stderr.strip()[-500:]}")
+
+
+def pids_of_labs() -> set[int]:
+    """Every process in a lab of this run."""
+    found: set[int] = set()
+    for directory in names.labs_cgroup().glob(f"bench-{os.getpid()}-*"):
+        for file in directory.rglob("cgroup.procs"):
+            with suppress(OSError):  # a cgroup that has just gone
+                found.update(map(int, file.read_text(encoding="ascii").split()))
+    return found
 
 
 def _description() -> dict[str, object]:

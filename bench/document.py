@@ -38,7 +38,10 @@ def write(outcome: Outcome, command: str, document: Path = DOCUMENT) -> None:
 
 
 def _tables(outcome: Outcome, command: str) -> str:
-    parts = [f"`{command}` on {machine()}; medians of {outcome.rounds} interleaved rounds of {outcome.seconds} s."]
+    parts = [
+        f"`{command}` on {machine()}; medians of {outcome.rounds} interleaved rounds of {outcome.seconds} s; "
+        f"{outcome.disturbance}."
+    ]
     if outcome.goals:
         parts += ["### Goals", table.markdown(table.of_goals(outcome.goals))]
     for title, cells in table.of_cases(outcome.medians):

@@ -1,13 +1,14 @@
 """One measurement: a case, a peer, a round."""
 
+import os
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from bench import processes, wrk
-from bench.benchlab import CLIENT, WEB_PORT
+from bench.benchlab import CLIENT, WEB_PORT, pids_of_labs
 from bench.cases import Case
 from bench.errors import BenchError
 from bench.peers.base import Peer
@@ -48,29 +49,42 @@ def idle_connections(peer: Peer, count: int) -> Iterator[Idle]:
             idle.errors += int(closed) if closed.strip().isdecimal() else count
 
 
-def measure(peer: Peer, case: Case, number: int, seconds: int) -> Row:
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A row, and how many cores processes that are not of this run had meanwhile."""
+
+    row: Row
+    foreign_cores: float
+
+
+def measure(peer: Peer, case: Case, number: int, seconds: int) -> Measured:
     """Put the case's load on the peer, which is in place and checked, for so long."""
     if not case.idle:
         return _measure(peer, case, number, seconds, None)
     with idle_connections(peer, case.idle) as idle:
         time.sleep(_SETTLE_S)
-        row = _measure(peer, case, number, seconds, processes.usage(peer.pids).rss_bytes)
-    return replace(row, errors=row.errors + idle.errors)
+        done = _measure(peer, case, number, seconds, processes.usage(peer.pids).rss_bytes)
+    return replace(done, row=replace(done.row, errors=done.row.errors + idle.errors))
 
 
-def _measure(peer: Peer, case: Case, number: int, seconds: int, rss_bytes: int | None) -> Row:
+def _measure(peer: Peer, case: Case, number: int, seconds: int, rss_bytes: int | None) -> Measured:
     pids = peer.pids
-    busy_before = used_before = 0.0
+    busy_before = used_before = started = 0.0
+    all_before: dict[int, processes.Process] = {}
 
     def before() -> None:
-        nonlocal busy_before, used_before
+        nonlocal busy_before, used_before, started
+        all_before.update(processes.everyone())
+        started = time.monotonic()
         busy_before, used_before = processes.machine_busy_s(), processes.usage(pids).cpu_s
 
     load = wrk.run(peer.lab, case, seconds, before=before)
-    busy, used = processes.machine_busy_s(), processes.usage(pids)
+    busy, used, took_s = processes.machine_busy_s(), processes.usage(pids), time.monotonic() - started
+    all_after = processes.everyone()
+    ours = processes.descendants(os.getpid(), all_after) | pids_of_labs()
     replaced = len(set(peer.pids) ^ set(pids))  # one that died has lost connections, and its CPU time with it
     per_10k = 10_000 / max(1, load.requests)
-    return Row(
+    row = Row(
         case=case.name,
         peer=peer.name,
         round=number,
@@ -84,3 +98,4 @@ def _measure(peer: Peer, case: Case, number: int, seconds: int, rss_bytes: int |
         rss_mib=round((used.rss_bytes if rss_bytes is None else rss_bytes) / _MIB, 1),
         errors=load.errors + replaced,
     )
+    return Measured(row, processes.spent_between(all_before, all_after, ours) / took_s)

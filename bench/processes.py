@@ -1,7 +1,7 @@
 """What processes and the machine have used, from /proc (proc(5))."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 # Fields of /proc/PID/stat behind the command's name, which is where they can be counted from
-_UTIME, _STIME, _RSS = 11, 12, 21
+_PPID, _UTIME, _STIME, _RSS = 1, 11, 12, 21
 _RESET_PEAK = "5"  # clear_refs: resets VmHWM (Linux 4.0)
 
 
@@ -30,6 +30,48 @@ def usage(pids: Iterable[int]) -> Usage:
             ticks += int(fields[_UTIME]) + int(fields[_STIME])
             pages += int(fields[_RSS])
     return Usage(ticks / _TICKS_PER_S, pages * _PAGE_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """parent: its pid. cpu_s: seconds of user and system time so far."""
+
+    parent: int
+    cpu_s: float
+
+
+def everyone() -> dict[int, Process]:
+    """All processes of this pid namespace."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                fields = (entry / "stat").read_text(encoding="latin-1").rpartition(")")[2].split()
+                ticks = int(fields[_UTIME]) + int(fields[_STIME])
+                found[int(entry.name)] = Process(int(fields[_PPID]), ticks / _TICKS_PER_S)
+    return found
+
+
+def descendants(root: int, among: Mapping[int, Process]) -> set[int]:
+    """`root` and everything below it."""
+    children: dict[int, list[int]] = {}
+    for pid, process in among.items():
+        children.setdefault(process.parent, []).append(pid)
+    found, left = set(), [root]
+    while left:
+        found.add(pid := left.pop())
+        left += children.get(pid, ())
+    return found
+
+
+def spent_between(before: Mapping[int, Process], after: Mapping[int, Process], without: Collection[int]) -> float:
+    """Seconds of CPU time that processes other than `without` have taken; those that ended meanwhile are missed."""
+    total = 0.0
+    for pid, process in after.items():
+        if pid not in without:
+            earlier = before.get(pid)
+            total += process.cpu_s - (earlier.cpu_s if earlier is not None and earlier.cpu_s <= process.cpu_s else 0.0)
+    return total
 
 
 def machine_busy_s() -> float:

@@ -1,13 +1,15 @@
 """`bench http`: labs up, peers checked, every case of every peer in turn, labs down."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from statistics import median
 
-from bench import goals, measure, memory, wrk
+from bench import goals, memory, wrk
 from bench.benchlab import BenchLab, sweep
 from bench.cases import CASES, Case
+from bench.measure import Measured, measure
 from bench.peers.base import Peer
 from bench.peers.direct import Direct
 from bench.peers.h11_peer import PyH11
@@ -25,8 +27,18 @@ class Outcome:
 
     rounds: int
     seconds: int
-    rows: list[Row]
+    measured: list[Measured]
     memories: list[memory.Memory]
+
+    @property
+    def rows(self) -> list[Row]:
+        return [one.row for one in self.measured]
+
+    @property
+    def disturbance(self) -> str:
+        """What else the machine did, for the line above the tables."""
+        cores = [one.foreign_cores for one in self.measured]
+        return f"other processes took {median(cores):.1f} cores meanwhile (median; at most {max(cores):.1f})"
 
     @property
     def medians(self) -> dict[tuple[str, str], Medians]:
@@ -67,8 +79,8 @@ def run(kinds: Sequence[type[Peer]], cases: Sequence[Case], rounds: int, seconds
                     memories.append(memory.measure(peer))
                 if not first.needs_policy:
                     wrk.run(peer.lab, first, _WARM_UP_S)
-        rows = _rounds(peers, cases, rounds, seconds)
-    return Outcome(rounds, seconds, rows, memories)
+        measured = _rounds(peers, cases, rounds, seconds)
+    return Outcome(rounds, seconds, measured, memories)
 
 
 def _start(kinds: Sequence[type[Peer]], stack: ExitStack) -> list[Peer]:
@@ -88,22 +100,20 @@ def _start(kinds: Sequence[type[Peer]], stack: ExitStack) -> list[Peer]:
     return peers
 
 
-def _rounds(
-    peers: Sequence[Peer], cases: Sequence[Case], rounds: int, seconds: int, tell: Callable[[str], None] = say
-) -> list[Row]:
+def _rounds(peers: Sequence[Peer], cases: Sequence[Case], rounds: int, seconds: int) -> list[Measured]:
     """Case by case, and within a case peer by peer: what else the machine does meets all of them alike."""
-    rows = []
+    measured = []
     for number in range(1, rounds + 1):
         for case in cases:
             able = [peer for peer in peers if peer.policy or not case.needs_policy]
             turn = number % max(1, len(able))  # another one goes first in every round
             for peer in [*able[turn:], *able[:turn]]:
                 with peer.in_place():
-                    row = measure.measure(peer, case, number, seconds)
-                rows.append(row)
-                tell(
+                    measured.append(measure(peer, case, number, seconds))
+                row = measured[-1].row
+                say(
                     f"round {number}/{rounds}  {case.name:<17} {peer.name:<7} {row.requests_per_s:>9,.0f} requests/s"
                     f"  p50 {row.p50_us:>7,.0f} µs  {row.cpu_s_per_10k:.2f} CPU s/10k"
                     + (f"  VOID: {row.errors} errors" if row.errors else "")
                 )
-    return rows
+    return measured

@@ -8,6 +8,7 @@ import pytest
 from bench import document, goals, table, wrk
 from bench.cases import CASES
 from bench.errors import BenchError
+from bench.measure import Measured
 from bench.memory import Memory
 from bench.rows import medians
 from bench.run import Outcome
@@ -60,7 +61,8 @@ def test_the_path_of_the_cases_is_what_only_the_last_rule_allows() -> None:
 def outcome() -> Outcome:
     direct = replace(ROW, peer="direct", requests_per_s=8000.0, cpu_s_per_10k=0.0, rss_mib=0.0)
     h11 = replace(ROW, peer="py-h11", requests_per_s=500.0)
-    return Outcome(rounds=1, seconds=3, rows=[h11, ROW, direct], memories=[MEMORY])
+    measured = [Measured(h11, 0.0), Measured(ROW, 0.25), Measured(direct, 1.5)]
+    return Outcome(rounds=1, seconds=3, measured=measured, memories=[MEMORY])
 
 
 def test_ratios_are_to_the_named_peer() -> None:
@@ -96,6 +98,7 @@ def test_the_document_keeps_what_people_wrote(tmp_path: Path) -> None:
     assert text.startswith("above\n\n<!-- bench http: begin -->\n`./dev bench http --write` on ")
     assert text.endswith("|\n<!-- bench http: end -->\n\nbelow\n")
     assert "old" not in text
+    assert "other processes took 0.2 cores meanwhile (median; at most 1.5).\n" in text
     assert "| tulle | 1,000 | 0.125 | 2.000 |" in text
     document.write(outcome(), "./dev bench http --write", file)
     assert file.read_text() == text

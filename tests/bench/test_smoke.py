@@ -37,7 +37,7 @@ def test_direct_has_no_cost_of_its_own(lab: BenchLab) -> None:
     direct = Direct(lab)
     direct.start()
     direct.check()
-    row = measure(direct, CASES["short_1k_c32"], 1, 1)
+    row = measure(direct, CASES["short_1k_c32"], 1, 1).row
     assert row.requests_per_s > 0
     assert (row.cpu_s_per_10k, row.rss_mib, row.errors) == (0.0, 0.0, 0)
     assert row.machine_cpu_s_per_10k > 0
@@ -48,8 +48,8 @@ def test_py_h11_is_on_the_way_for_its_turn_only(lab: BenchLab) -> None:
     peer.start()
     with peer.in_place():
         peer.check()
-        near, far = (measure(peer, CASES[name], 1, 1) for name in ("keepalive_1k_c1", "overlay_1k_c32"))
-    behind = measure(peer, CASES["keepalive_1k_c1"], 1, 1)
+        near, far = (measure(peer, CASES[name], 1, 1).row for name in ("keepalive_1k_c1", "overlay_1k_c32"))
+    behind = measure(peer, CASES["keepalive_1k_c1"], 1, 1).row
     assert near.errors == far.errors == behind.errors == 0
     assert near.cpu_s_per_10k > 0
     assert far.cpu_s_per_10k > 0
@@ -67,7 +67,7 @@ def test_a_peer_that_lets_everything_through_is_not_measured_as_policy(lab: Benc
 
 def test_answers_of_another_status_are_errors(lab: BenchLab) -> None:
     wrong = replace(CASES["keepalive_1k_c1"], path="/nowhere")
-    row = measure(Direct(lab), wrong, 1, 1)
+    row = measure(Direct(lab), wrong, 1, 1).row
     assert row.errors == pytest.approx(row.requests_per_s, rel=0.5)  # every one: the load lasts a second
 
 
