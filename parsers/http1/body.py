@@ -203,10 +203,8 @@ class BodyWriter:
         if self._kind is FramingKind.CHUNKED:
             if not trailers:
                 return b"0\r\n\r\n"
-            block = b"".join([b"%s: %s\r\n" % pair for pair in safe_trailers(trailers)]) + b"\r\n"
-            if not grammar.TRAILERS.fullmatch(block):
-                raise LocalProtocolError("trailers are not in the grammar")
-            return b"0\r\n" + block
+            lines = [b"%s: %s\r\n" % pair for pair in safe_trailers(trailers)]
+            return b"0\r\n" + grammar.join_lines([*lines, b"\r\n"], grammar.TRAILERS)
         if self._left:
             raise LocalProtocolError("body is shorter than announced")
         return b""

@@ -211,10 +211,8 @@ class ServerConnection(_Connection):
             self._close |= old_client
         self._writer = BodyWriter(framing, silent=silent)
         line = b"HTTP/1.1 %d %s\r\n" % (head.status, head.reason)
-        wire = _write_head(line, head.fields, framing, close=self._close, kept_length=kept_length)
-        if not grammar.RESPONSE_HEAD.fullmatch(wire):
-            raise LocalProtocolError("response head is not in the grammar")
-        return wire
+        lines = _head_lines(line, head.fields, framing, close=self._close, kept_length=kept_length)
+        return grammar.join_lines(lines, grammar.RESPONSE_HEAD)
 
     def send_informational(self, head: InformationalHead) -> bytes:
         """A 1xx on the wire; `b""` for an HTTP/1.0 client, which must not get one (RFC 9110 15.2).
@@ -227,10 +225,8 @@ class ServerConnection(_Connection):
             raise LocalProtocolError(f"cannot send {head.status} as a 1xx")
         if self._request.version == b"1.0":
             return b""
-        wire = _write_head(b"HTTP/1.1 %d %s\r\n" % (head.status, head.reason), head.fields, NO_BODY)
-        if not grammar.RESPONSE_HEAD.fullmatch(wire):
-            raise LocalProtocolError("response head is not in the grammar")
-        return wire
+        lines = _head_lines(b"HTTP/1.1 %d %s\r\n" % (head.status, head.reason), head.fields, NO_BODY)
+        return grammar.join_lines(lines, grammar.RESPONSE_HEAD)
 
     @property
     def can_reuse(self) -> bool:
@@ -276,10 +272,8 @@ class ClientConnection(_Connection):
         self._close = version == b"1.0"
         self._informational = 0
         self._writer = BodyWriter(framing)
-        wire = _write_head(b"%s %s HTTP/%s\r\n" % (method, target, version), fields, framing)
-        if not grammar.REQUEST_HEAD.fullmatch(wire):
-            raise LocalProtocolError("request head is not in the grammar")
-        return wire
+        lines = _head_lines(b"%s %s HTTP/%s\r\n" % (method, target, version), fields, framing)
+        return grammar.join_lines(lines, grammar.REQUEST_HEAD)
 
     def next_event(self) -> ResponseEvent | Signal:
         """The next event, NEED_DATA, or PAUSED (response complete, or none awaited).
@@ -340,9 +334,9 @@ class ClientConnection(_Connection):
         self._next_cycle()
 
 
-def _write_head(
+def _head_lines(
     line: bytes, fields: Fields, framing: BodyFraming, *, close: bool = False, kept_length: bool = False
-) -> bytes:
+) -> list[bytes]:
     """Start line, fields and blank line. The framing field is ours: at the place of the old one, spelled as it was.
 
     `kept_length` keeps a Content-Length that announces no body here (the response to HEAD, 304).
@@ -374,7 +368,7 @@ def _write_head(
     if options:
         lines.append(b"Connection: %s\r\n" % b", ".join(options))
     lines.append(b"\r\n")
-    return b"".join(lines)
+    return lines
 
 
 _WRITTEN_BY_US: Final = frozenset((b"content-length", b"transfer-encoding", b"connection", b"te"))

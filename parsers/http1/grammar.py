@@ -11,7 +11,7 @@ import re
 from typing import Final
 
 from parsers.buffer import Buffer
-from parsers.errors import RemoteProtocolError
+from parsers.errors import LocalProtocolError, RemoteProtocolError
 from parsers.http1.events import Fields
 
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"  # RFC 9110 5.6.2
@@ -35,6 +35,18 @@ _SPACED_NAME = re.compile(TOKEN + rb"[ \t]+:")
 def split_fields(block: bytes) -> Fields:
     """Names and values of a block that matched the grammar; it begins with a start line, or with CRLF."""
     return [(name, value.strip(b" \t")) for name, value in _SPLIT.findall(block)]
+
+
+def join_lines(lines: list[bytes], grammar: re.Pattern[bytes]) -> bytes:
+    """The block that we send: it must be in the grammar, and no value may have smuggled in a line of its own.
+
+    Raises:
+        LocalProtocolError: it is not.
+    """
+    block = b"".join(lines)
+    if not grammar.fullmatch(block) or block.count(b"\r\n") != len(lines):
+        raise LocalProtocolError("what was to be sent is not in the grammar")
+    return block
 
 
 def take_block(buffer: Buffer, mark: bytes, limit: int, too_long: tuple[str, int]) -> bytes | None:

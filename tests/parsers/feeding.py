@@ -23,7 +23,7 @@ from parsers.http1.events import (
 LIMITS = Http1Limits()
 # The most that may stay in a machine that asks for more (Http1Limits: a head is the longest thing it holds).
 MOST_BUFFERED = LIMITS.max_head_bytes
-_EMPTY_REPLY = ResponseHead(200, b"OK", b"1.1", [], length_framing(0))
+EMPTY_REPLY = ResponseHead(200, b"OK", b"1.1", [], length_framing(0))
 
 type Lines = list[str]
 type Reader = Callable[[list[bytes]], Lines]
@@ -100,7 +100,7 @@ def _read_all(server: ServerConnection, lines: Lines) -> object:
             break
         _note(lines, event)
         if isinstance(event, EndOfMessage):
-            server.send_response(_EMPTY_REPLY, close=False)
+            server.send_response(EMPTY_REPLY, close=False)
             server.send_end()
     return event
 
