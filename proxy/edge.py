@@ -314,9 +314,9 @@ class FlowEdge(Timed):
         limits = self._home.limits
         while True:
             up = self._up
-            if up is not None:
+            if up is not None and up.wants_flush:
                 up.flush()  # where it fails, reading tells the layer what became of it
-            if not down.flush():
+            if down.wants_flush and not down.flush():
                 self._lost()
                 return
             if self._finishing:
@@ -329,19 +329,20 @@ class FlowEdge(Timed):
             if down.fd < 0:
                 return
         # INVARIANT: whoever is not read here is read again by a later settling, which the writer of the full side
-        # causes.
-        room = down.unsent <= (
-            limits.high_water if down.reading or (up is not None and up.reading) else limits.low_water
-        )
-        if up is None:
-            down.want_read(room and not self._paused)
-            return
-        down.want_read(
-            room and not self._paused and up.unsent <= (limits.high_water if down.reading else limits.low_water)
-        )
-        up.want_read(room)
-        if down.ended and up.ended and down.fin_sent and up.fin_sent:
-            self._close()
+        # causes. A side stops at the high-water mark and goes on at the low one.
+        high, low = limits.high_water, limits.low_water
+        room = down.unsent <= (high if down.reading or (up is not None and up.reading) else low)
+        want_down = room and not self._paused
+        if up is not None:
+            if up.unsent > low:
+                want_down = want_down and down.reading and up.unsent <= high
+            if room is not up.reading:
+                up.want_read(room)
+            if down.ended and up.ended and down.fin_sent and up.fin_sent:
+                self._close()
+                return
+        if want_down is not down.reading:
+            down.want_read(want_down)
 
     def _finish_step(self) -> None:
         down, home = self._down, self._home

@@ -29,6 +29,7 @@ class Side:
         "reading",
         "sock",
         "unsent",
+        "wants_flush",
     )
 
     def __init__(
@@ -45,6 +46,7 @@ class Side:
         self._on_write = on_write
         self._out: list[bytes | memoryview] = []
         self.unsent = 0  # bytes
+        self.wants_flush = False  # something was given, or the end asked for, since the last flush
         self.reading = False
         self._writing = False
         self._fin_wanted = False
@@ -78,13 +80,16 @@ class Side:
         if not self.broken:
             self._out.append(data)
             self.unsent += len(data)
+            self.wants_flush = True
 
     def end(self) -> None:
         """End our sending once everything is sent."""
         self._fin_wanted = True
+        self.wants_flush = True
 
     def flush(self) -> bool:
         """Send what the socket takes; the rest goes when it is writable. False: the connection is lost."""
+        self.wants_flush = False
         if self._writing:
             return True
         try:

@@ -393,8 +393,8 @@ class Http1Layer:
                 if event is NEED_DATA or event is PAUSED:
                     break
                 self._response_state(event)
-                if type(event) is ConnectionClosed:
-                    break  # the parser says so again for ever
+                if self._exchange is None or type(event) is ConnectionClosed:
+                    break  # a leg kept is known to hold no more; an end would be told again for ever
         except RemoteProtocolError as error:
             self._bad_response(error)
         if self._exchange is not None:
@@ -411,13 +411,15 @@ class Http1Layer:
             # A client that waits for its 100 and gets this instead may send the body or not (RFC 9110 10.1.1): there is
             # no telling where its next request begins.
             unsure = exchange.head.expect_continue and not exchange.body_began and not exchange.request_done
-            event.fields = forwarded_response_fields(event)
-            self._edge.send_downstream(down.send_response(event, close=self._closing or unsure))
+            forwarded = ResponseHead(
+                event.status, event.reason, event.version, forwarded_response_fields(event), event.framing
+            )
+            self._edge.send_downstream(down.send_response(forwarded, close=self._closing or unsure))
             self._record_allowed(exchange, event.status)
             self._response_state = self.state_response_body
         elif type(event) is InformationalHead:
-            event.fields = forwarded_response_fields(event)
-            if data := down.send_informational(event):
+            hint = InformationalHead(event.status, event.reason, forwarded_response_fields(event))
+            if data := down.send_informational(hint):
                 self._edge.send_downstream(data)
         else:
             self._upstream_broke("upstream_closed")
