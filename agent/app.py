@@ -51,7 +51,8 @@ class Agent:
         self._tasks: set[asyncio.Task[None]] = set()
         self._pods: dict[PodKey, Pod] = {}
         self._added: dict[PodKey, Pod] = {}
-        """Pods that came by `pod.add`; they count beside the inventory file's, and win over it."""
+        """Pods that came by `pod.add` and live; the inventory file, which follows their labels, wins over it."""
+        self._listed: Mapping[PodKey, Pod] = {}
         self._inventory_error: str | None = None
         self._trouble: str | None = None
         """Why the last reconcile failed; None when what is wanted is in force."""
@@ -205,7 +206,7 @@ class Agent:
             self._ready = True
 
     def _read_inventory(self) -> None:
-        pods: Mapping[PodKey, Pod] = {key: pod for key, pod in self._pods.items() if key not in self._added}
+        pods: Mapping[PodKey, Pod] = self._listed
         if self._settings.inventory is not None:
             try:
                 pods = load_inventory(self._settings.inventory)
@@ -214,7 +215,8 @@ class Agent:
                 if str(error) != self._inventory_error:
                     log.error("%s", error)
                 self._inventory_error = str(error)
-        self._pods = {**pods, **self._added}
+        self._listed = pods
+        self._pods = {**self._added, **pods}
 
     async def _follow(self) -> None:
         """Refresh whenever the policy directory or the inventory changes."""
@@ -241,8 +243,13 @@ class Agent:
             async with self._lock:
                 due = await self._protector.forget_absent()
                 due |= await self._protector.release_idle()
+                for key, pod in list(self._added.items()):
+                    if pod.netns is not None and not pod.netns.exists():
+                        del self._added[key]
             retry += HOUSEKEEPING_S
-            if due or (self._trouble is not None and retry >= RETRY_S):
+            if retry >= RETRY_S:
+                due |= self._trouble is not None or self._policies.touched()
+            if due:
                 retry = 0.0
                 await self._refresh()
 
@@ -296,7 +303,6 @@ class Agent:
         key = str(message.get("namespace", "default")), str(message.get("name"))
         self._added.pop(key, None)
         async with self._lock:
-            self._pods.pop(key, None)
             held = self._protector.protected.get(key)
             if held is not None:
                 await self._protector.forget(held)

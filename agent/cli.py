@@ -105,6 +105,7 @@ def _agent(options: argparse.Namespace) -> int:
     from redirect.errors import RedirectError
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s agent %(levelname)s %(message)s")
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it logs every change it sees
     try:
         run(load_settings(options.config), uninstall=options.uninstall)
     except (AgentError, RedirectError, OSError) as error:

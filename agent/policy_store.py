@@ -34,6 +34,7 @@ class PolicyStore:
         self.errors: list[str] = []
         """One line per mistake in the directory as it is now; empty when what is there is in force."""
         self._digest = ""
+        self._seen: tuple[tuple[str, int, int, int], ...] = ()
         try:
             record = json.loads(self._record.read_text())
             self.revision, self._digest = int(record["revision"]), str(record["digest"])
@@ -44,6 +45,7 @@ class PolicyStore:
 
     def rescan(self) -> bool:
         """Read the directory again; true when another set is in force afterwards."""
+        self._seen = self._look()
         try:
             files = self._files(self._directory)
             policies = compile_policies(load_files(files))
@@ -58,6 +60,20 @@ class PolicyStore:
         self._adopt(policies)
         self._remember(files)
         return True
+
+    def touched(self) -> bool:
+        """Whether the directory looks different from the last `rescan`: a watch can miss what a scan cannot."""
+        return self._look() != self._seen
+
+    def _look(self) -> tuple[tuple[str, int, int, int], ...]:
+        try:
+            return tuple(
+                (path.name, info.st_ino, info.st_size, info.st_mtime_ns)
+                for path in self._files(self._directory)
+                for info in [path.stat()]
+            )
+        except OSError:
+            return ()
 
     def _restore(self) -> bool:
         """After a start beside a bad file: the last good set, if there was one."""

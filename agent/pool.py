@@ -11,7 +11,7 @@ import logging
 import socket
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 from agent.config import Settings
@@ -191,7 +191,7 @@ class Pool:
         with contextlib.suppress(AgentError):
             await link.call("state")
 
-    async def everywhere(self, op: str, fds: tuple[int, ...] = (), **fields: object) -> None:
+    async def everywhere(self, op: str, fds: Sequence[int] = (), **fields: object) -> None:
         """Ask every worker, draining ones too, and wait for all; one that is lost meanwhile needs nothing any more.
 
         Raises:

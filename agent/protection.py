@@ -13,12 +13,13 @@ A pod that is gone loses everything of ours at once: our sockets would keep its 
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -35,6 +36,7 @@ from policies.resolve import IdentityKey, Inventory, allocate_identities, resolv
 from policies.resolve import Pod as PolicyPod
 from policies.ruleset import RuleSet
 from policies.wire import encode
+from proxy.channel import MAX_FDS
 from redirect import netns, plumbing, sockets, steer
 from redirect.errors import RedirectError
 from redirect.plumbing import PodState
@@ -176,7 +178,7 @@ class Protector:
                 self._attach(held, wanted[held.key])
             elif held.releasing_since is None:
                 await self._detach(held)
-        await self._hold_links()
+        await self._hold_links(self._pool.everywhere)
         if troubles:
             raise AgentError("; ".join(troubles))
 
@@ -208,32 +210,30 @@ class Protector:
 
     async def push_rules(self, only: WorkerLink | None = None) -> None:
         """Give the current rule set to every worker, or to one; returns when it judges by it."""
-        memfd = os.memfd_create("tulle-rules", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        places = {held.id: [str(held.path), held.netns.inode] for held in self.protected.values()}
-        try:
-            os.write(memfd, encode(self.rules))
+        places = {held.id: (str(held.path), held.netns.inode) for held in self.protected.values()}
+        with _memfd(encode(self.rules)) as rules, _memfd(json.dumps(places).encode()) as where:
             if only is not None:
-                await only.call("rules", (memfd,), epoch=self._epoch, places=places)
+                await only.call("rules", (rules, where), epoch=self._epoch)
                 return
             self._epoch += 1
-            await self._pool.everywhere("rules", (memfd,), epoch=self._epoch, places=places)
-        finally:
-            os.close(memfd)
+            await self._pool.everywhere("rules", (rules, where), epoch=self._epoch)
 
     async def equip(self, worker: WorkerLink) -> None:
         """Make a new worker serve: rules, sockets, links, and only then listeners and its slot in the kernel."""
         await self.push_rules(only=worker)
         await self._broker.serve(worker)
-        await worker.call("hold", self._kernel.link_fds())
+        await self._hold_links(worker.call)
         slot = self._pool.free_slot()
         self._kernel.clear_slot(slot)
         worker.slot = slot
         for held in self.protected.values():
             await self._open_listeners(worker, held, held.listening)
 
-    async def _hold_links(self) -> None:
-        fds = tuple(self._kernel.link_fds())
-        await self._pool.everywhere("hold", fds)
+    async def _hold_links(self, call: Callable[..., Awaitable[object]]) -> None:
+        """Give every link of the kernel side to one worker or to all, in place of those they hold."""
+        fds = self._kernel.link_fds()
+        for start in range(0, max(1, len(fds)), MAX_FDS):
+            await call("hold", fds[start : start + MAX_FDS], more=start > 0)
 
     async def _open_listeners(self, worker: WorkerLink, held: Protected, directions: tuple[bool, bool]) -> None:
         if worker.slot is None:
@@ -398,6 +398,18 @@ class Protector:
 
 LINGER_S = 1.5
 """A worker's listeners linger for one second (proxy/worker.py); only a state heard after that counts."""
+
+
+@contextlib.contextmanager
+def _memfd(data: bytes) -> Iterator[int]:
+    """An anonymous file with this content, to be passed on; what does not fit into a message travels so."""
+    fd = os.memfd_create("tulle", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(fd, "wb", closefd=False) as file:
+            file.write(data)
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _listener(pod: netns.Netns, direction: Direction, family: int, avoid: set[int]) -> socket.socket:

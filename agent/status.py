@@ -89,8 +89,9 @@ def _print(node: dict[str, object], out: TextIO) -> None:
         out.write(f"  {process['role']:<7} pid {process['pid']}, revision {process['revision']}{detail}\n")
     endpoints: list[dict[str, object]] = node.get("endpoints", [])  # type: ignore[assignment]  # made by the agent
     for endpoint in endpoints:
-        directions = [word for word in ("ingress", "egress") if endpoint[word]] or ["releasing"]
-        out.write(f"  pod {endpoint['namespace']}/{endpoint['name']}: {' and '.join(directions)} enforced\n")
+        enforced = " and ".join(word for word in ("ingress", "egress") if endpoint[word])
+        state = f"{enforced} enforced" if enforced else "no longer selected, its last connections are ending"
+        out.write(f"  pod {endpoint['namespace']}/{endpoint['name']}: {state}\n")
     for trouble in [node.get("trouble"), *(node.get("errors") or ())]:  # type: ignore[misc]  # a list of the agent's
         if trouble:
             out.write(f"  trouble: {trouble}\n")

@@ -29,6 +29,10 @@ from proxy import channel
 log = logging.getLogger("tulle.agent.workers")
 
 
+ANSWER_S = 10.0
+"""A worker that takes longer to do one thing is killed; every change of a node waits for it meanwhile."""
+
+
 class WorkerLost(AgentError):
     """The worker ended, or was ended because it did not answer."""
 
@@ -129,7 +133,13 @@ class WorkerLink:
                 except OSError as error:
                     self.close()
                     raise WorkerLost(f"worker {self.name} is gone: {error.strerror}") from error
-            message = await answer
+            async with asyncio.timeout(ANSWER_S):
+                message = await answer
+        except TimeoutError as error:
+            # It answers pings, or the watchdog had ended it, but not this: whatever it is doing, it is not what we want
+            log.error("worker %s did not answer '%s' within %.0f s and is killed", self.name, op, ANSWER_S)
+            self.kill()
+            raise WorkerLost(f"worker {self.name} did not answer '{op}'") from error
         finally:
             self._pending.pop(number, None)
         if message.get("ok") is not True:

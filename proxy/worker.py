@@ -5,13 +5,14 @@ agent. Whoever
 connects to it must be root: this agent, the next one after an upgrade, or `tulle status`. SETTINGS is JSON:
 {"name", "node", "uid", "audit": {"directory", "max_bytes", "backups", "stdout"}, "limits": {...}}.
 
-    {"op": "rules", "epoch", "places": {endpoint: [path, inode]}} + memfd   judge by this rule set from now on
+    {"op": "rules", "epoch"} + 2 memfds    judge by this rule set (policies.wire) from now on; the other is JSON,
+                                           {endpoint: [path, inode]}: where the pods' network namespaces are
     {"op": "listeners", "endpoint", "kinds": [[direction, family], ...]} + sockets   accept on these
     {"op": "remove", "endpoint", "now"}    close the endpoint's listeners and stock; now: its flows too (the pod is
     gone)
     {"op": "close_flows", "endpoint", "reason"}
     {"op": "broker"} + 1 socket            take upstream sockets from here
-    {"op": "hold"} + descriptors           keep the kernel's links alive beside the pins
+    {"op": "hold", "more"} + descriptors   keep the kernel's links alive beside the pins; more: beside those held
     {"op": "drain", "limit_s"}             accept nothing more; exit when the last flow has ended; from limit_s on every
                                            response is its connection's last, and FINAL_S later what is left is closed
     {"op": "state"}                        answer only
@@ -23,7 +24,6 @@ the last rule set, and closes what it holds of a pod that is gone.
 import asyncio
 import json
 import logging
-import mmap
 import os
 import signal
 import socket
@@ -135,7 +135,7 @@ class Worker:
             case "state":
                 pass
             case "rules":
-                self._rules(message, fds.pop())
+                self._rules(message, fds)
             case "listeners":
                 self._listeners(endpoint, message, fds)
             case "remove":
@@ -145,9 +145,11 @@ class Worker:
             case "broker":
                 self._stock.use_broker(socket.socket(fileno=fds.pop()))
             case "hold":
-                earlier, self._held = self._held, list(fds)
+                if not message["more"]:
+                    channel.close_all(self._held)
+                    self._held = []
+                self._held += fds
                 fds.clear()
-                channel.close_all(earlier)
             case "drain":
                 self._drain(float(str(message["limit_s"])))
             case other:
@@ -155,15 +157,13 @@ class Worker:
         if fds:
             raise ValueError(f"{len(fds)} descriptors too many")
 
-    def _rules(self, message: channel.Message, memfd: int) -> None:
-        try:
-            size = os.fstat(memfd).st_size
-            with mmap.mmap(memfd, size, prot=mmap.PROT_READ) as data:
-                ruleset = decode(bytes(data))
-        finally:
-            os.close(memfd)
-        places: dict[str, list[object]] = message["places"]  # type: ignore[assignment]  # a wrong shape raises below
-        self._places = {int(key): (str(path), int(str(inode))) for key, (path, inode) in places.items()}
+    def _rules(self, message: channel.Message, fds: list[int]) -> None:
+        rules_fd, places_fd = fds
+        ruleset = decode(_content(rules_fd))
+        places: dict[str, tuple[str, int]] = json.loads(_content(places_fd))
+        channel.close_all(fds)
+        fds.clear()
+        self._places = {int(key): (str(path), int(inode)) for key, (path, inode) in places.items()}
         self._epoch = int(str(message["epoch"]))
         self._recorder.names(ruleset)
         self._server.swap(Engine(ruleset))
@@ -238,6 +238,12 @@ class Worker:
             "flows": flows,
             "counters": dict(self._server.counters) | self._recorder.counters() | {"stock_dry": self._stock.dry},
         }
+
+
+def _content(memfd: int) -> bytes:
+    with open(memfd, "rb", closefd=False) as file:
+        file.seek(0)
+        return file.read()
 
 
 def _same(path: str, inode: int) -> bool:
