@@ -202,18 +202,17 @@ def test_a_layer_4_policy_is_not_proxied(pods: Cluster) -> None:
 
 def inventory(lab: Cluster, pod: str) -> dict[str, str]:
     """Everything of a pod's network namespace that we could have changed."""
-    found = {}
-    for words in (
-        ("ip", "-4", "rule"),
-        ("ip", "-6", "rule"),
-        ("ip", "-4", "route", "show", "table", "all"),
-        ("ip", "-6", "route", "show", "table", "all"),
-        ("ss", "-Hltn"),
-        ("nft", "list", "ruleset"),
-    ):
-        done = lab.exec(pod, *words)
-        # what the kernel counts down on its own is no change
-        found[" ".join(words)] = done.stderr + re.sub(r" expires \S+| users \S+| age \S+", "", done.stdout)
+    commands = (
+        "ip -4 rule",
+        "ip -6 rule",
+        "ip -4 route show table all",
+        "ip -6 route show table all",
+        "ss -Hltn",
+        "nft list ruleset",
+    )
+    done = lab.exec(pod, "sh", "-c", "; echo ====; ".join(commands))
+    parts = re.sub(r" expires \S+| users \S+| age \S+", "", done.stdout).split("====\n")  # what counts down by itself
+    found = dict(zip(commands, parts, strict=True))
     with inside(lab, pod):
         for folder in ("ipv4", "ipv6", "core"):
             for path in sorted(Path("/proc/sys/net", folder).rglob("*")):

@@ -320,8 +320,8 @@ def test_a_pod_that_is_no_longer_selected(untouched: Cluster) -> None:
         before = lab.counters("node-b")["accepted"]
         assert status_of(lab, "intruder", "/anything") == 200
         assert lab.counters("node-b")["accepted"] == before
-        deadline = time.monotonic() + GONE_S + 1
-        while time.monotonic() < deadline:  # a live connection goes on, however long it takes
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline:  # a live connection goes on; without it all would be gone by now
             assert client.ask("/public").status == 200
             time.sleep(0.5)
         assert traces(lab, "web") != []
