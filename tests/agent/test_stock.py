@@ -1,0 +1,170 @@
+"""A worker's stock against a broker's end of the channel: asks in time, waits fairly, closes what nobody wants."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+
+from agent.pool import make_pair
+from proxy import channel
+from proxy.stock import BATCH, FIRST_TARGET, MAX_TARGET, Stock
+
+INGRESS, V4 = 0, int(socket.AF_INET)
+
+
+class Broker:
+    """The other end: answers requests when told to."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        sock.setblocking(False)
+
+    def request(self) -> channel.Message | None:
+        try:
+            received = channel.receive(self.sock)
+        except BlockingIOError:
+            return None
+        assert received is not None
+        return received[0]
+
+    def answer(self, request: channel.Message, count: int, error: str | None = None) -> None:
+        opened = [socket.socket() for _ in range(count)]
+        fields = {key: request[key] for key in ("endpoint", "direction", "family")}
+        channel.send(self.sock, {**fields, "error": error}, [each.fileno() for each in opened])
+        for each in opened:
+            each.close()
+
+
+def run(test: Callable[[Stock, Broker], Awaitable[None]]) -> None:
+    async def body() -> None:
+        ours, theirs = make_pair()
+        with theirs:
+            stock = Stock(asyncio.get_running_loop())
+            stock.use_broker(ours)
+            await test(stock, Broker(theirs))
+            for endpoint in (1, 2):
+                stock.drop(endpoint)
+            assert stock.held() == 0
+            if ours.fileno() >= 0:  # else another broker took its place
+                asyncio.get_running_loop().remove_reader(ours.fileno())
+                ours.close()
+
+    asyncio.run(body())
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
+
+
+def test_keeps_a_few_from_the_start_and_asks_before_it_is_dry() -> None:
+    async def body(stock: Stock, broker: Broker) -> None:
+        stock.keep(1, INGRESS, V4)
+        request = broker.request()
+        assert request == {"endpoint": 1, "direction": 0, "family": V4, "count": FIRST_TARGET}
+        broker.answer(request, FIRST_TARGET)
+        await settle()
+        assert stock.held() == FIRST_TARGET
+        assert broker.request() is None
+        for _ in range(FIRST_TARGET // 2 + 1):
+            taken = stock.take(1, INGRESS, V4)
+            assert taken is not None
+            assert taken.getblocking() is False
+            taken.close()
+        assert broker.request() is not None
+
+    run(body)
+
+
+def test_a_dry_stock_doubles_and_wakes_who_waits_in_order() -> None:
+    async def body(stock: Stock, broker: Broker) -> None:
+        woken: list[int] = []
+        stock.keep(1, INGRESS, V4)
+        first = broker.request()
+        assert first is not None
+        assert stock.take(1, INGRESS, V4) is None
+        for number in range(3):
+            stock.when_ready(1, INGRESS, V4, lambda number=number: woken.append(number))  # type: ignore[misc]  # bound now
+        assert stock.dry == 1
+        assert broker.request() is None  # one request at a time
+        broker.answer(first, 2)
+        await settle()
+        assert woken == [0, 1]
+        second = broker.request()
+        assert second is not None
+        assert second["count"] == 2 * FIRST_TARGET - 2
+        broker.answer(second, 3)
+        await settle()
+        assert woken == [0, 1, 2]
+
+    run(body)
+
+
+def test_never_asks_for_more_than_a_batch_nor_keeps_more_than_the_target() -> None:
+    async def body(stock: Stock, broker: Broker) -> None:
+        stock.keep(1, INGRESS, V4)
+        for _ in range(20):
+            request = broker.request()
+            if request is not None:
+                assert 1 <= int(str(request["count"])) <= BATCH
+                broker.answer(request, int(str(request["count"])))
+                await settle()
+            while (taken := stock.take(1, INGRESS, V4)) is not None:
+                taken.close()
+        for _ in range(20):
+            if (request := broker.request()) is not None:
+                broker.answer(request, int(str(request["count"])))
+            await settle()
+        assert stock.held() == MAX_TARGET
+
+    run(body)
+
+
+def test_a_refusal_wakes_everybody_and_is_not_asked_again_at_once() -> None:
+    async def body(stock: Stock, broker: Broker) -> None:
+        woken: list[int] = []
+        stock.keep(1, INGRESS, V4)
+        request = broker.request()
+        assert request is not None
+        stock.when_ready(1, INGRESS, V4, lambda: woken.append(1))
+        stock.when_ready(1, INGRESS, V4, lambda: woken.append(2))
+        broker.answer(request, 0, "no such endpoint")
+        await settle()
+        assert woken == [1, 2]
+        assert broker.request() is None
+
+    run(body)
+
+
+def test_sockets_for_an_endpoint_that_was_dropped_are_closed() -> None:
+    async def body(stock: Stock, broker: Broker) -> None:
+        stock.keep(2, INGRESS, V4)
+        request = broker.request()
+        assert request is not None
+        stock.drop(2)
+        broker.answer(request, 4)
+        await settle()
+        assert stock.held() == 0
+
+    run(body)
+
+
+def test_a_new_broker_is_asked_for_what_the_old_one_owed() -> None:
+    async def body(stock: Stock, broker: Broker) -> None:
+        stock.keep(1, INGRESS, V4)
+        assert broker.request() is not None
+        ours, theirs = make_pair()
+        stock.use_broker(ours)
+        with theirs:
+            other = Broker(theirs)
+            request = other.request()
+            assert request is not None
+            other.answer(request, FIRST_TARGET)
+            await settle()
+            assert stock.held() == FIRST_TARGET
+        await settle()  # that one is gone: nothing raises, the stock lives on what it has
+        taken = stock.take(1, INGRESS, V4)
+        assert taken is not None
+        taken.close()
+
+    run(body)
