@@ -241,9 +241,8 @@ class Worker:
 
 
 def _content(memfd: int) -> bytes:
-    with open(memfd, "rb", closefd=False) as file:
-        file.seek(0)
-        return file.read()
+    """All of it. Every worker has the same open file, and with it the same position, which must not be used (seen)."""
+    return os.pread(memfd, os.fstat(memfd).st_size, 0)
 
 
 def _same(path: str, inode: int) -> bool:

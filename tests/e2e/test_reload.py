@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lab import policy as lab_policy
+from proxy.worker import _content
 from redirect import plumbing
 from redirect.netns import Netns
 from tests.e2e.conftest import EXAMPLES
@@ -179,6 +180,18 @@ def judge(done: list[tuple[float, float, str, int]], swaps: list[Swap]) -> tuple
         if not swaps[at].odd and status != 403:
             passed.append((path, status))
     return failed, passed, certain
+
+
+def test_a_rule_set_is_read_without_the_position_that_all_workers_share() -> None:
+    memfd = os.memfd_create("rules")
+    try:
+        os.write(memfd, b"rules")
+        for position in (0, 2, 5):  # wherever the reading of another worker has left it
+            os.lseek(memfd, position, os.SEEK_SET)
+            assert _content(memfd) == b"rules"
+            assert os.lseek(memfd, 0, os.SEEK_CUR) == position
+    finally:
+        os.close(memfd)
 
 
 def test_an_open_connection_meets_the_new_rules_at_its_next_request(lab: Cluster) -> None:
