@@ -253,6 +253,8 @@ class Http1Layer:
 
     def _pump_request(self) -> None:
         down = self._down
+        if self._exchange is None and self._edge.downstream_full:
+            self._held = True  # until `downstream_drained`
         try:
             while not self._held:
                 event = down.next_event()
@@ -281,8 +283,6 @@ class Http1Layer:
             return
         if type(event) is not RequestHead:
             raise RuntimeError(f"{type(event).__name__} between requests")
-        if self._edge.downstream_full:
-            raise RuntimeError("a request was parsed while the client does not take its answers")
         self._head_timer = False
         self._judge(event)
 
