@@ -44,7 +44,6 @@ REASONS = (
     "forged_mark",
     "assign_failed",
     "mark_change",
-    "raw_packet",
     "suppressed",
     "event_lost",
     "steered",

@@ -116,7 +116,7 @@ def source() -> str:
 
 def digest() -> str:
     """Tells apart everything that the loader could leave behind."""
-    return hashlib.sha256(f"{LOADER_VERSION}\n{MAPS}\n{PROGRAMS}\n{source()}".encode()).hexdigest()
+    return hashlib.sha256(f"{LOADER_VERSION} {layout.LAYOUT}\n{MAPS}\n{PROGRAMS}\n{source()}".encode()).hexdigest()
 
 
 def find_headers(headers: Path | None = None) -> Path:

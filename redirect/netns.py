@@ -76,6 +76,8 @@ class Netns:
         Raises:
             RedirectError: the netns could not be entered; the thread has not moved.
         """
+        if self.fd < 0:
+            raise RedirectError(f"cannot enter netns '{self.path}': it is closed")
         home = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
         try:
             try:
@@ -112,14 +114,3 @@ class Netns:
 
     def __repr__(self) -> str:
         return f"Netns({self.path!r}, inode={self.inode}, cookie={self.cookie})"
-
-
-def require_open(netns: Netns) -> Netns:
-    """``netns`` itself.
-
-    Raises:
-        RedirectError: it was closed.
-    """
-    if netns.fd < 0:
-        raise RedirectError(f"netns '{netns.path}' is closed")
-    return netns

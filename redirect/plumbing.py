@@ -26,7 +26,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypedDict  # Any: pyroute2 has no types
 
-from redirect.errors import kernel_error
+from redirect.errors import RedirectError, kernel_error
 from redirect.netns import Netns
 from redirect.rtnl import Rtnl
 from redirect.sockets import LEG_MARK, STEER_MARK
@@ -68,23 +68,32 @@ def protect(netns: Netns, addresses: Iterable[Address], state: PodState | None =
         RedirectError: the kernel refused, as it does an IPv6 address that is still tentative (add it with nodad).
     """
     wanted = {address.version: address for address in addresses}
+    now: PodState = {"sysctls": dict(state["sysctls"]) if state else {}}
     with Rtnl(netns) as rtnl:
         ours_before = bool(_our_rules(rtnl))
-        now: PodState = {"sysctls": dict(state["sysctls"]) if state else {}}
-        with netns.entered():
-            for name in SYSCTLS:
-                value = _read(name)
-                if value is None:
-                    continue
-                # Our rules without a state: an agent died before it wrote one. The kernel's default is 0 for all three.
-                now["sysctls"].setdefault(name, "0" if ours_before else value)
-                if value != "1":
-                    _write(name, "1")
-            families = [family for family in FAMILIES if family == socket.AF_INET or _ipv6_enabled()]
-        devices = {name: index for name, index in rtnl.links().items() if name != "lo"}
-        for family in families:
-            _put_in(rtnl, family, wanted.get(4 if family == socket.AF_INET else 6), devices)
+        try:
+            with netns.entered():
+                for name in SYSCTLS:
+                    _switch_on(name, now, ours_before=ours_before)
+                families = [family for family in FAMILIES if family == socket.AF_INET or _ipv6_enabled()]
+            devices = {name: index for name, index in rtnl.links().items() if name != "lo"}
+            for family in families:
+                _put_in(rtnl, family, wanted.get(4 if family == socket.AF_INET else 6), devices)
+        except RedirectError:
+            if not ours_before:
+                release(netns, now)  # half of it is no use, and the caller gets no state to put back
+            raise
     return now
+
+
+def _switch_on(name: str, state: PodState, *, ours_before: bool) -> None:
+    value = _read(name)
+    if value is None:
+        return
+    # Our rules without a state: an agent died before it wrote one. The kernel's default is 0 for all three.
+    state["sysctls"].setdefault(name, "0" if ours_before else value)
+    if value != "1":
+        _write(name, "1")
 
 
 def release(netns: Netns, state: PodState | None) -> None:

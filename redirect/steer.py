@@ -24,7 +24,7 @@ from redirect.cgroups import cgroup_id
 from redirect.errors import RedirectError, kernel_error
 from redirect.loader import MAPS, Image, read_image
 from redirect.maps import Maps, as_key, check_endpoint
-from redirect.netns import Netns, require_open
+from redirect.netns import Netns
 from redirect.types import (
     Address,
     Answer,
@@ -125,8 +125,9 @@ class Kernel:
     ) -> str:
         """Attach (or replace) the steering program in a pod; returns where its link is pinned.
 
-        With ``cgroup``, the pod's own, a guard is attached there while the endpoint's egress is enforced: without it a
-        process with CAP_NET_RAW can take the steer mark off a connect that has begun (bpf/setsockopt.bpf.c).
+        With ``cgroup``, the pod's own, a guard is attached there, which acts while the endpoint's egress is enforced:
+        without it a process with CAP_NET_RAW can take the steer mark off a connect that has begun
+        (bpf/setsockopt.bpf.c).
 
         ``addresses`` must be those of ``set_endpoint``, if given. What an earlier agent attached to the same netns
         under another id goes.
@@ -151,10 +152,10 @@ class Kernel:
                 libbpf.link_update(link, program, name)
             else:
                 attach = self._image["programs"]["l7_sk_lookup"]["attach"]
-                self._replace(name, libbpf.link_create(program, require_open(netns).fd, attach, name))
+                self._replace(name, libbpf.link_create(program, netns.fd, attach, name))
         finally:
             os.close(program)
-        if cgroup is not None and known.flags & Flags.EGRESS and not known.flags & Flags.STOPPED:
+        if cgroup is not None:
             self._attach_to_cgroup(f"{GUARD}{endpoint}", "l7_setsockopt", cgroup)
         else:
             self._drop(f"{GUARD}{endpoint}")

@@ -37,10 +37,9 @@ enum l7_reason {
     L7_R_FORGED_MARK = 8,   // a SYN came to lo by mark although the pod's egress is not steered
     L7_R_ASSIGN_FAILED = 9, // bpf_sk_assign refused the listener: fail closed
     L7_R_MARK_CHANGE = 10,  // SO_MARK set by the app: would undo the mark of a connect that has begun
-    L7_R_RAW_PACKET = 11,   // a packet socket that would leave past the tc hook
-    L7_R_SUPPRESSED = 12,   // counter only: refusals that got no record of their own
-    L7_R_EVENT_LOST = 13,   // counter only: the ring was full
-    L7_R_STEERED = 14,      // counter only: handed to a listener
+    L7_R_SUPPRESSED = 11,   // counter only: refusals that got no record of their own
+    L7_R_EVENT_LOST = 12,   // counter only: the ring was full
+    L7_R_STEERED = 13,      // counter only: handed to a listener
     L7_R_MAX = 32,          // room to grow without a new map layout
 };
 

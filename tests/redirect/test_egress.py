@@ -220,14 +220,20 @@ def test_guard_leaves_other_options_alone(steered: Steered) -> None:
     assert steered.client.run(code, who="container") == [1, 16, 2 * 65536]
 
 
-def test_guard_refuses_packet_bypass(steered: Steered) -> None:
-    steered.protect(steered.client, Flags.EGRESS)
+@pytest.mark.parametrize(
+    ("flags", "outcome"),
+    [(Flags.EGRESS, "EPERM"), (Flags.INGRESS, "ok"), (Flags.EGRESS | Flags.STOPPED, "ok")],
+)
+def test_guard_acts_while_egress_is_enforced(steered: Steered, flags: Flags, outcome: str) -> None:
+    steered.protect(steered.client, Flags.INGRESS)
+    steered.protect(steered.client, flags, attach=False)  # attached before: it follows the flags
     code = """
-        s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        try: s.setsockopt(263, 20, 1); say("ok")
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        udp.setsockopt(socket.SOL_SOCKET, 36, 5)
+        try: socket.socket().setsockopt(socket.SOL_SOCKET, 36, 5); say("ok")
         except OSError as e: say(errno.errorcode[e.errno])
     """
-    assert steered.client.run(code, who="container") == "EPERM"
+    assert steered.client.run(code, who="container") == outcome
 
 
 @who
