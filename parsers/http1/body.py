@@ -18,6 +18,8 @@ _CHUNK_LINE = re.compile(
     rb"([0-9A-Fa-f]{1,15})((?:;" + grammar.TOKEN + rb"(?:=(?:" + grammar.TOKEN + rb'|"[\t !#-\[\]-~]*+"))?)*+)\r\n'
 )
 _SIZE_THEN_EXTENSION: Final = re.compile(rb"[0-9A-Fa-f]{1,15}[ \t]*;")
+_CHUNK_LINE_TOO_LONG: Final = ("chunk_line_too_long", 400)
+_TRAILERS_TOO_LONG: Final = ("trailers_too_long", 431)
 
 
 class BodyReader(Protocol):
@@ -159,10 +161,6 @@ class ChunkedReader:
         if any(name.lower() in FRAMING_NAMES for name, _ in trailers):
             raise RemoteProtocolError("bad_trailer", 400, "framing or routing field in trailers (RFC 9110 6.5.1)")
         return EndOfMessage(safe_trailers(trailers))
-
-
-_CHUNK_LINE_TOO_LONG: Final = ("chunk_line_too_long", 400)
-_TRAILERS_TOO_LONG: Final = ("trailers_too_long", 431)
 
 
 def reader_for(framing: BodyFraming, limits: Http1Limits) -> BodyReader:

@@ -11,7 +11,7 @@ from typing import Final
 from parsers.buffer import Buffer
 from parsers.errors import LocalProtocolError, RemoteProtocolError
 from parsers.http1 import grammar
-from parsers.http1.body import BodyReader, BodyWriter, reader_for
+from parsers.http1.body import BodyReader, BodyWriter, LengthReader, reader_for
 from parsers.http1.events import (
     CHUNKED,
     NEED_DATA,
@@ -73,9 +73,9 @@ class _Connection:
         self._limits = limits
         self._buffer = Buffer()
         self._read = State.IDLE
-        self._reader: BodyReader | None = None
+        self._reader: BodyReader = LengthReader(0)
         self._write = State.IDLE
-        self._writer: BodyWriter | None = None
+        self._writer = BodyWriter(NO_BODY)
         self._close = False  # somebody said that this message is the last
         self._error: RemoteProtocolError | None = None
 
@@ -99,8 +99,6 @@ class _Connection:
             LocalProtocolError: no body now, or more than was announced.
         """
         self._write = _move(self._write, "data")
-        if self._writer is None:
-            raise LocalProtocolError("no body is being written")
         return self._writer.data(data)
 
     def send_end(self, trailers: Fields | None = None) -> bytes:
@@ -110,8 +108,6 @@ class _Connection:
             LocalProtocolError: no body now, or less than was announced.
         """
         self._write = _move(self._write, "end")
-        if self._writer is None:
-            raise LocalProtocolError("no body is being written")
         return self._writer.end(trailers)
 
     def _take_head(self) -> bytes | None:
@@ -122,19 +118,15 @@ class _Connection:
         self._read = State.BODY
 
     def _read_body(self) -> Data | EndOfMessage | Signal:
-        if self._reader is None:
-            raise LocalProtocolError("no body is being read")
         event = self._reader.read(self._buffer)
         if event is None:
             return NEED_DATA
         if type(event) is EndOfMessage:
             self._read = State.DONE
-            self._reader = None
         return event
 
     def _next_cycle(self) -> None:
         self._write = _move(self._write, "next")
-        self._writer = None
         self._read = State.IDLE
 
 

@@ -6,10 +6,8 @@ from parsers.http1.events import Fields, InformationalHead, RequestHead, Respons
 
 # Upgrade and HTTP2-Settings would let the two ends agree on a protocol that we do not read. Keep-Alive and Proxy-* are
 # for the next hop, which is us. Connection is written anew.
-_HOP_BY_HOP: Final = frozenset(
-    b"""connection keep-alive proxy-connection proxy-authenticate proxy-authorization proxy-authentication-info
-    upgrade http2-settings te""".split()
-)
+_HOP_BY_HOP: Final = frozenset((b"connection", b"keep-alive", b"upgrade", b"http2-settings", b"te"))
+_HOP_BY_HOP_PREFIX: Final = b"proxy-"
 # A trailer arrives when the request is long judged and routed, so nothing that could change that, and nothing that an
 # application merges into the head and trusts (RFC 9110 6.5.1).
 _NEVER_TRAILERS: Final = _HOP_BY_HOP | frozenset(
@@ -38,7 +36,7 @@ def forwarded_request_fields(head: RequestHead) -> Fields:
             if name == b"te" and _accepts_trailers(pair[1]):
                 forwarded.append((pair[0], b"trailers"))
             continue
-        if name in named:
+        if name in named or name.startswith(_HOP_BY_HOP_PREFIX):
             continue
         if name == b"host":
             has_host = True
@@ -57,7 +55,13 @@ def _accepts_trailers(value: bytes) -> bool:
 def forwarded_response_fields(head: ResponseHead | InformationalHead) -> Fields:
     """The fields to send downstream, in order and as spelled; hop-by-hop ones are dropped."""
     named = head.connection
-    return [pair for pair in head.fields if (name := pair[0].lower()) not in _HOP_BY_HOP and name not in named]
+    return [
+        pair
+        for pair in head.fields
+        if (name := pair[0].lower()) not in _HOP_BY_HOP
+        and name not in named
+        and not name.startswith(_HOP_BY_HOP_PREFIX)
+    ]
 
 
 def safe_trailers(trailers: Fields) -> Fields:

@@ -164,8 +164,9 @@ def _second_opinion(connection: h11.Connection, head: bytes) -> object:
     connection.receive_data(head)
     try:
         return connection.next_event()
-    except h11.RemoteProtocolError as error:
-        raise RemoteProtocolError("readers_disagree", 400, "h11 refuses this head") from error
+    except h11.RemoteProtocolError:
+        # Not chained: h11's message quotes the line, which may hold credentials.
+        raise RemoteProtocolError("readers_disagree", 400, "h11 refuses this head") from None
 
 
 def _authority(method: bytes, target: bytes, version: bytes, host: bytes | None) -> tuple[TargetForm, bytes | None]:

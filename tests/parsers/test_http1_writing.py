@@ -184,7 +184,7 @@ REQUESTS = [
     ("blanks around values go", b"GET /a HTTP/1.1\r\nHost:h\r\nA: \t b \t\r\n\r\n",
      b"GET /a HTTP/1.1\r\nHost: h\r\nA: b\r\n\r\n"),
     ("hop-by-hop", b"GET /a HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, X-Hop\r\nKeep-Alive: 5\r\nX-HOP: a\r\n"
-     b"Proxy-Connection: a\r\nProxy-Authorization: b\r\nProxy-Authenticate: c\r\nA: b\r\n\r\n",
+     b"Proxy-Connection: a\r\nProxy-Authorization: b\r\nPROXY-Features: c\r\nA: b\r\n\r\n",
      b"GET /a HTTP/1.1\r\nHost: h\r\nA: b\r\n\r\n"),
     ("upgrade", b"GET /a HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c, websocket\r\n"
      b"HTTP2-Settings: AAM\r\nSec-WebSocket-Key: a\r\n\r\n",
@@ -222,6 +222,7 @@ def test_requests(name: str, request_: bytes, wire: bytes) -> None:
 
 def test_response_fields() -> None:
     fields = [(b"A", b"1"), (b"Connection", b"x-hop"), (b"X-Hop", b"2"), (b"Upgrade", b"h2"), (b"Content-Length", b"0")]
+    fields.append((b"Proxy-Authenticate", b"Basic"))
     head = ResponseHead(200, b"", b"1.1", fields, length_framing(0), connection=(b"x-hop",))
     assert forwarded_response_fields(head) == [(b"A", b"1"), (b"Content-Length", b"0")]
 
