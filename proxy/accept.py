@@ -22,13 +22,13 @@ class Origins:
     Steered sockets were never translated: their own address is the original destination, their peer the real client.
     """
 
-    def of(self, sock: socket.socket) -> tuple[Address, Address]:
-        """(client, original destination).
+    def of(self, sock: socket.socket, client: Address) -> tuple[Address, Address]:
+        """(client, original destination) of an accepted connection; `client` is what accept said.
 
         Raises:
             OSError: the client is gone already.
         """
-        client, original = sock.getpeername(), sock.getsockname()
+        original = sock.getsockname()
         return (plain(client[0]), client[1]), (plain(original[0]), original[1])
 
     def forbidden(self, original: Address) -> bool:

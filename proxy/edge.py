@@ -11,6 +11,8 @@ nothing.
 import asyncio
 import logging
 import socket
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from policies.engine import Permit
@@ -52,6 +54,7 @@ class FlowEdge(Timed):
         "_layer",
         "_linger",
         "_lingered",
+        "_opening",
         "_original",
         "_paused",
         "_read_down",
@@ -72,6 +75,7 @@ class FlowEdge(Timed):
         self._down = Side(home.loop, sock, self._down_readable, self._down_writable)
         self._up: Side | None = None
         self._dial: Dial | None = None
+        self._opening = False
         self._timer = Timer.IDLE
         self._paused = False
         self._full_seen = False
@@ -201,9 +205,7 @@ class FlowEdge(Timed):
             if self._finishing:
                 self._throw_away(data)
                 return
-            layer = self._layer
-            if layer is None:
-                raise RuntimeError("a flow without a layer")
+            layer = self._the_layer()
             if data:
                 self._read_down = self._next_size(self._read_down, len(data))
                 layer.downstream_data(data)
@@ -272,27 +274,30 @@ class FlowEdge(Timed):
 
     def leg_open(self, sock: socket.socket) -> None:
         """The dial succeeded."""
+        self._dial = None
+        self._read_up = self._home.limits.read_bytes
+        self._up = Side(self._home.loop, sock, self._up_readable, self._up_writable)
+        self._leg_told(self._the_layer().upstream_open)
+
+    def leg_failed(self, failure: LegFailure) -> None:
+        """The dial failed."""
+        self._dial = None
+        self._leg_told(partial(self._the_layer().upstream_failed, failure))
+
+    def _leg_told(self, tell: Callable[[], None]) -> None:
+        if self._opening:
+            tell()
+            return
         try:
-            self._dial = None
-            self._read_up = self._home.limits.read_bytes
-            self._up = Side(self._home.loop, sock, self._up_readable, self._up_writable)
-            if self._layer is None:
-                raise RuntimeError("a flow without a layer")
-            self._layer.upstream_open()
+            tell()
             self._settle()
         except Exception:  # noqa: BLE001  as above
             self.crashed()
 
-    def leg_failed(self, failure: LegFailure) -> None:
-        """The dial failed."""
-        try:
-            self._dial = None
-            if self._layer is None:
-                raise RuntimeError("a flow without a layer")
-            self._layer.upstream_failed(failure)
-            self._settle()
-        except Exception:  # noqa: BLE001  as above
-            self.crashed()
+    def _the_layer(self) -> Layer:
+        if self._layer is None:
+            raise RuntimeError("a flow without a layer")
+        return self._layer
 
     def crashed(self) -> None:
         """Called in an exception handler: end the flow, reset it, record and tell the operator."""

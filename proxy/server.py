@@ -162,7 +162,7 @@ class Server:
     def _accept(self, listener: Listener) -> None:
         for _ in range(self.limits.accept_batch):
             try:
-                sock, _ = listener.sock.accept()
+                sock, client = listener.sock.accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -173,7 +173,12 @@ class Server:
                     return
                 continue  # the client was gone before we came (accept(2): network errors of the new socket)
             self.counters["accepted"] += 1
-            self._take(sock, listener)
+            try:
+                self._take(sock, client, listener)
+            except Exception:
+                log.exception("a connection could not be taken endpoint=%d", listener.endpoint)
+                self.counters["internal_error"] += 1
+                sock.close()
 
     def _rest(self, listener: Listener, error: OSError) -> None:
         """Nothing is left to accept with: wait for flows to end. The connections wait in the backlog meanwhile."""
@@ -207,11 +212,11 @@ class Server:
             original,
         )
 
-    def _take(self, sock: socket.socket, listener: Listener) -> None:
+    def _take(self, sock: socket.socket, peer: Address, listener: Listener) -> None:
         """Judge a new connection and put it into a flow."""
         sock.setblocking(False)
         try:
-            client, original = self._origins.of(sock)
+            client, original = self._origins.of(sock, peer)
         except OSError:
             sock.close()  # gone already
             return

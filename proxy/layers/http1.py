@@ -17,8 +17,7 @@ INVARIANT: bytes go upstream only with the permit of the verdict on the request 
 INVARIANT: a flow that is over (`over`) sends no command but those that end it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import overload
+from collections.abc import Callable
 
 from parsers.errors import RemoteProtocolError
 from parsers.http1.connection import ClientConnection, ServerConnection
@@ -28,8 +27,6 @@ from parsers.http1.events import (
     ConnectionClosed,
     Data,
     EndOfMessage,
-    Field,
-    Fields,
     FramingKind,
     Http1Limits,
     InformationalHead,
@@ -39,59 +36,14 @@ from parsers.http1.events import (
     ResponseHead,
 )
 from parsers.http1.fields import forwarded_request_fields, forwarded_response_fields
-from parsers.http1.target import Target, canonical_target
+from parsers.http1.target import canonical_target
 from policies.engine import HttpRequest
 from proxy.commands import Edge
 from proxy.events import LegFailure, Timer
 from proxy.flow import Flow, RequestFacts, hide_query
 from proxy.flow_event import DROPPED, ERROR, FORWARDED, RULE_LIMIT, RULE_PROTOCOL
 from proxy.layers.answers import answer_head, body_of
-
-# RFC 9110 9.2.2: sending one of these twice means what sending it once means.
-_IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
-
-
-class LowerFields(Sequence[Field]):
-    """Fields with names in lower case, made only when a rule reads headers: most requests meet none that does."""
-
-    __slots__ = ("_fields",)
-
-    def __init__(self, fields: Fields) -> None:
-        self._fields = fields
-
-    def __len__(self) -> int:
-        return len(self._fields)
-
-    def __iter__(self) -> Iterator[Field]:
-        return ((name.lower(), value) for name, value in self._fields)
-
-    @overload
-    def __getitem__(self, index: int) -> Field: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Field]: ...
-    def __getitem__(self, index: int | slice) -> Field | Sequence[Field]:
-        return list(self)[index]
-
-
-class Exchange:
-    """One allowed request on its way: what is needed to send it, to send it again, and to record it."""
-
-    __slots__ = ("body_began", "facts", "fields", "head", "request_done", "response_began", "response_done", "target")
-
-    def __init__(self, head: RequestHead, target: Target, fields: Fields, facts: RequestFacts) -> None:
-        self.head = head
-        self.target = target
-        self.fields = fields
-        self.facts = facts
-        self.body_began = False
-        self.request_done = False
-        self.response_began = False  # the response's head went downstream
-        self.response_done = False
-
-    @property
-    def may_repeat(self) -> bool:
-        """Whether sending it a second time can do no harm."""
-        return self.head.framing.kind is FramingKind.NONE and self.head.method in _IDEMPOTENT
+from proxy.layers.exchange import Exchange, LowerFields
 
 
 class Http1Layer:
@@ -111,6 +63,7 @@ class Http1Layer:
         "_leg_fresh",
         "_limits",
         "_over",
+        "_pumping",
         "_request_state",
         "_response_state",
         "_up",
@@ -129,6 +82,7 @@ class Http1Layer:
         self._exchange: Exchange | None = None
         self._held = False
         self._over = False
+        self._pumping = False
         self._closing = False  # the next response is the last one
         self._client_ended = False
         self._head_timer = False
@@ -252,9 +206,12 @@ class Http1Layer:
     # ---- the request side
 
     def _pump_request(self) -> None:
+        if self._pumping:
+            return  # a leg stood or failed at once, within the pumping of its request: that goes on
         down = self._down
         if self._exchange is None and self._edge.downstream_full:
             self._held = True  # until `downstream_drained`
+        self._pumping = True
         try:
             while not self._held:
                 event = down.next_event()
@@ -266,6 +223,8 @@ class Http1Layer:
                 self._request_state(event)
         except RemoteProtocolError as error:
             self._refuse_unreadable(error)
+        finally:
+            self._pumping = False
 
     def _head_begun(self) -> None:
         """Bound the time of a head whose first bytes are here."""

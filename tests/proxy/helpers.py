@@ -44,9 +44,8 @@ class LoopbackOrigins(Origins):
     def __init__(self, target: Address) -> None:
         self.target = target
 
-    def of(self, sock: socket.socket) -> tuple[Address, Address]:
-        client = sock.getpeername()
-        return (client[0], client[1]), self.target
+    def of(self, sock: socket.socket, client: Address) -> tuple[Address, Address]:
+        return client, self.target
 
     def forbidden(self, original: Address) -> bool:
         return False

@@ -3,6 +3,7 @@
 import pytest
 
 from policies.ruleset import HttpRule
+from proxy.events import LegFailure
 from proxy.limits import Limits
 from tests.proxy.dialogue import Dialogue
 from tests.proxy.helpers import GET_ANY, POST_ANY, WITH_HEADER
@@ -643,6 +644,26 @@ def test_drain_ends_with_the_next_response() -> None:
         << downstream HTTP/1.1 200 OK|Content-Length: 0|Connection: close||
         << record FORWARDED 200 GET /a allowed by r-get by r-get
         << finish, linger
+    """)
+
+
+def test_pipelined_requests_whose_legs_fail_at_once_take_no_stack() -> None:
+    talk = http()
+    talk.edge.open_upstream = lambda permit: talk.layer.upstream_failed(LegFailure.UNREACHABLE)  # type: ignore[method-assign]
+    talk.layer.downstream_data(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n" * 2000)
+    answers = "".join(said for said in talk.edge.said if said.startswith("downstream "))
+    assert answers.count("HTTP/1.1 502 ") == 2000
+
+
+def test_a_leg_that_stands_at_once_gets_head_and_body_in_order() -> None:
+    talk = http()
+    talk.edge.open_upstream = lambda permit: talk.layer.upstream_open()  # type: ignore[method-assign]
+    talk.play("""
+        >> downstream POST /a HTTP/1.1|Host: a|Content-Length: 5||hello
+        << timer record
+        << upstream POST /a HTTP/1.1|Host: a|Content-Length: 5||
+        << resume
+        << upstream hello
     """)
 
 
