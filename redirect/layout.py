@@ -47,6 +47,8 @@ REASONS = (
     "suppressed",
     "event_lost",
     "steered",
+    "raw_packet",
+    "bypass",
 )
 
 

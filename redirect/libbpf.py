@@ -20,6 +20,7 @@ __all__ = [
     "CGROUP_SETSOCKOPT",
     "PROG_CGROUP_SOCKOPT",
     "PROG_CGROUP_SOCK_ADDR",
+    "PROG_SCHED_CLS",
     "PROG_SK_LOOKUP",
     "SK_LOOKUP",
     "RingBuffer",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 # enum bpf_prog_type, bpf_attach_type, bpf_map_type (include/uapi/linux/bpf.h).
+PROG_SCHED_CLS = 3
 PROG_CGROUP_SOCK_ADDR = 18
 PROG_CGROUP_SOCKOPT = 25
 PROG_SK_LOOKUP = 30

@@ -66,8 +66,12 @@ PROGRAMS = (
     ("connect4.bpf.c", "l7_connect4", libbpf.PROG_CGROUP_SOCK_ADDR, libbpf.CGROUP_INET4_CONNECT),
     ("connect6.bpf.c", "l7_connect6", libbpf.PROG_CGROUP_SOCK_ADDR, libbpf.CGROUP_INET6_CONNECT),
     ("sk_lookup.bpf.c", "l7_sk_lookup", libbpf.PROG_SK_LOOKUP, libbpf.SK_LOOKUP),
+    ("gate.bpf.c", "l7_gate", libbpf.PROG_SCHED_CLS, 0),
     ("setsockopt.bpf.c", "l7_setsockopt", libbpf.PROG_CGROUP_SOCKOPT, libbpf.CGROUP_SETSOCKOPT),
 )
+
+
+PER_POD = {"l7_sk_lookup", "l7_gate"}
 
 
 class ProgramImage(TypedDict):
@@ -195,7 +199,7 @@ def load_here(bpffs: Path, headers: Path | None) -> Loaded:
         maps = {name: _map_fd(module, name) for name in MAPS}
         keep = (
             present is not None
-            and present["layout"] == layout.LAYOUT
+            and present.get("layout") == layout.LAYOUT
             and all(_same_layout(bpffs / name, fd) for name, fd in maps.items())
         )
         if not keep:
@@ -267,7 +271,7 @@ def _image_of(module: Any, name: str, kind: int, attach: int, maps: dict[str, in
         elif high << 32 | low == ENDPOINT_MAGIC:
             endpoint.append(offset // 8)
         offset += 16
-    if bool(endpoint) != (kind == libbpf.PROG_SK_LOOKUP):
+    if bool(endpoint) != (name in PER_POD):
         raise RedirectError(f"program '{name}' has {len(endpoint)} places for an endpoint id")
     return {
         "kind": kind,

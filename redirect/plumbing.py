@@ -26,6 +26,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypedDict  # Any: pyroute2 has no types
 
+from redirect import gate
 from redirect.errors import RedirectError, kernel_error
 from redirect.netns import Netns
 from redirect.rtnl import Rtnl
@@ -97,7 +98,7 @@ def _switch_on(name: str, state: PodState, *, ours_before: bool) -> None:
 
 
 def release(netns: Netns, state: PodState | None) -> None:
-    """Take the plumbing out and put earlier sysctl values back. Idempotent.
+    """Take the plumbing (and the gate, if there is one) out and put earlier sysctl values back. Idempotent.
 
     Live steered connections break with it (seen): the caller waits for their end or closes them first.
     """
@@ -116,6 +117,7 @@ def release(netns: Netns, state: PodState | None) -> None:
             for table in OUR_TABLES:
                 for route in rtnl.routes(family, table):
                     _del_route(rtnl, family, table, route)
+    gate.take_out(netns)
     earlier = state["sysctls"] if state else (dict.fromkeys(SYSCTLS, "0") if ours else {})
     with netns.entered():
         for name, value in earlier.items():
@@ -128,7 +130,7 @@ def traces(netns: Netns, state: PodState | None = None) -> list[str]:
 
     Sysctls are compared with ``state`` if it is given; without it, one that is not 0 counts as ours.
     """
-    found: list[str] = []
+    found = [f"filter: on {device}" for device in gate.present(netns)]
     with Rtnl(netns) as rtnl:
         for one in _our_rules(rtnl):
             mark = one.get("FRA_FWMARK") or 0

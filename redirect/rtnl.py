@@ -16,6 +16,7 @@ from typing import Any, Self  # Any: pyroute2 has no types; its messages are dic
 from pyroute2.netlink.rtnl.fibmsg import fibmsg  # type: ignore[import-untyped]  # pyroute2 has no types
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # type: ignore[import-untyped]  # pyroute2 has no types
 from pyroute2.netlink.rtnl.rtmsg import rtmsg  # type: ignore[import-untyped]  # pyroute2 has no types
+from pyroute2.netlink.rtnl.tcmsg import tcmsg  # type: ignore[import-untyped]  # pyroute2 has no types
 
 from redirect.errors import RedirectError, kernel_error
 from redirect.netns import Netns
@@ -28,6 +29,13 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
 RTM_GETLINK = 18
+RTM_NEWQDISC, RTM_DELQDISC = 36, 37
+RTM_NEWTFILTER, RTM_DELTFILTER, RTM_GETTFILTER = 44, 45, 46
+# include/uapi/linux/pkt_sched.h
+TC_H_CLSACT, CLSACT_HANDLE = 0xFFFFFFF1, 0xFFFF0000
+CLSACT_INGRESS, CLSACT_EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
+BPF_ACT_DIRECT = 1  # TCA_BPF_FLAG_ACT_DIRECT: the program's answer is the action
+ETH_P_ALL = 3
 HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 TIMEOUT_S = 5.0  # the kernel answers at once; this is for a machine that swaps
 BUFFER = 1 << 18  # a dump message is at most 32 KiB
@@ -79,6 +87,35 @@ class Rtnl:
         """Interface names and indices."""
         found = self._dump(ifinfmsg(), RTM_GETLINK, ifinfmsg)
         return {one["IFLA_IFNAME"]: one["index"] for one in found}
+
+    def add_clsact(self, index: int) -> None:
+        """Give a device the queue discipline that filters hang on; one that is there already is no error."""
+        fields = {"index": index, "parent": TC_H_CLSACT, "handle": CLSACT_HANDLE, "kind": "clsact"}
+        self._act(_tc(**fields), RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, {errno.EEXIST}, "add a clsact")
+
+    def del_clsact(self, index: int) -> None:
+        """Take it away again; one that is not there is no error."""
+        fields = {"index": index, "parent": TC_H_CLSACT, "handle": CLSACT_HANDLE}
+        self._act(_tc(**fields), RTM_DELQDISC, 0, {errno.ENOENT, errno.EINVAL}, "remove a clsact")
+
+    def replace_egress_filter(self, index: int, preference: int, program: int, name: str) -> None:
+        """Add or replace a BPF program that judges what leaves a device; the program's fd is of this process."""
+        options = {"attrs": [("TCA_BPF_FD", program), ("TCA_BPF_NAME", name), ("TCA_BPF_FLAGS", BPF_ACT_DIRECT)]}
+        message = _tc(options=options, kind="bpf", **_filter(index, preference))
+        self._act(message, RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_REPLACE, set(), "add a filter")
+
+    def del_egress_filter(self, index: int, preference: int) -> None:
+        """Remove such a program; one that is not there is no error."""
+        message = _tc(kind="bpf", **_filter(index, preference))
+        self._act(message, RTM_DELTFILTER, 0, {errno.ENOENT, errno.EINVAL}, "remove a filter")
+
+    def filters(self, index: int) -> list[int]:
+        """The preferences of all filters of a device's clsact, both directions."""
+        found: list[int] = []
+        for parent in (CLSACT_INGRESS, CLSACT_EGRESS):
+            entries = self._dump(_tc(index=index, parent=parent), RTM_GETTFILTER, tcmsg)
+            found += [one["info"] >> 16 for one in entries if one.get("TCA_OPTIONS")]
+        return found
 
     def _act(self, message: Any, kind: int, flags: int, fine: set[int], what: str) -> None:
         sequence = self._send(message, kind, NLM_F_ACK | flags)
@@ -151,3 +188,12 @@ def _rule(family: int, **fields: object) -> Any:
 
 def _route(family: int, **fields: object) -> Any:
     return _fill(rtmsg(), "RTA_", {"family": family, **fields})
+
+
+def _tc(**fields: object) -> Any:
+    return _fill(tcmsg(), "TCA_", fields)
+
+
+def _filter(index: int, preference: int) -> dict[str, object]:
+    info = preference << 16 | socket.htons(ETH_P_ALL)
+    return {"index": index, "parent": CLSACT_EGRESS, "handle": 1, "info": info}

@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from redirect import gate as gate_module
 from redirect import libbpf
 from redirect.cgroups import cgroup_id
 from redirect.errors import RedirectError, kernel_error
@@ -122,12 +123,16 @@ class Kernel:
         endpoint: int,
         addresses: Iterable[Address] = (),
         cgroup: str | os.PathLike[str] | None = None,
+        *,
+        gate: bool = False,
     ) -> str:
         """Attach (or replace) the steering program in a pod; returns where its link is pinned.
 
         With ``cgroup``, the pod's own, a guard is attached there, which acts while the endpoint's egress is enforced:
         without it a process with CAP_NET_RAW can take the steer mark off a connect that has begun
-        (bpf/setsockopt.bpf.c).
+        (bpf/setsockopt.bpf.c). With ``gate``, a tc program on the pod's devices lets first segments to proxied
+        destinations out only from sockets of own cgroups: those where upstream legs are *made* must be among them
+        (bpf/gate.bpf.c). ``plumbing.release`` takes it out again.
 
         ``addresses`` must be those of ``set_endpoint``, if given. What an earlier agent attached to the same netns
         under another id goes.
@@ -159,6 +164,12 @@ class Kernel:
             self._attach_to_cgroup(f"{GUARD}{endpoint}", "l7_setsockopt", cgroup)
         else:
             self._drop(f"{GUARD}{endpoint}")
+        if gate:
+            program = self._load("l7_gate", endpoint)
+            try:
+                gate_module.put_in(netns, program)
+            finally:
+                os.close(program)
         for other in self.attached():
             if other.netns_inode == netns.inode and other.endpoint != endpoint:
                 self.detach_pod(other.endpoint)

@@ -13,23 +13,28 @@
 #define L7_SETSOCKOPT_PASS 1
 #define L7_PAGE 4096
 
+#define L7_SOL_PACKET 263
+#define L7_PACKET_QDISC_BYPASS 20
+#define L7_SOL_XDP 283
+
 int l7_setsockopt(struct bpf_sockopt *ctx) {
-    if (ctx->level != L7_SOL_SOCKET || ctx->optname != L7_SO_MARK) {
+    bool mark = ctx->level == L7_SOL_SOCKET && ctx->optname == L7_SO_MARK;
+    bool bypass = ctx->level == L7_SOL_XDP || (ctx->level == L7_SOL_PACKET && ctx->optname == L7_PACKET_QDISC_BYPASS);
+    u64 cookie;
+    u32 *id = 0;
+    if (mark || bypass) {
+        cookie = bpf_get_netns_cookie(ctx);
+        id = l7_netns.lookup(&cookie);
+    }
+    struct l7_endpoint *ep = id ? l7_endpoints.lookup(id) : 0;
+    bool enforced = id && (!ep || ((ep->flags & L7_F_EGRESS) && !(ep->flags & L7_F_STOPPED)));
+    // UDP is not steered, so its marks are the pod's own business.
+    if (!enforced || (mark && ctx->sk && ctx->sk->type != L7_SOCK_STREAM)) {
         // The kernel shows a program one page of a longer value and takes that for the whole, unless told otherwise.
         if (ctx->optlen > L7_PAGE)
             ctx->optlen = 0;
         return L7_SETSOCKOPT_PASS;
     }
-    u64 cookie = bpf_get_netns_cookie(ctx);
-    u32 *id = l7_netns.lookup(&cookie);
-    if (!id)
-        return L7_SETSOCKOPT_PASS;
-    struct l7_endpoint *ep = l7_endpoints.lookup(id);
-    if (ep && (!(ep->flags & L7_F_EGRESS) || (ep->flags & L7_F_STOPPED)))
-        return L7_SETSOCKOPT_PASS;
-    // UDP is not steered, so its marks are the pod's own business.
-    if (ctx->sk && ctx->sk->type != L7_SOCK_STREAM)
-        return L7_SETSOCKOPT_PASS;
-    l7_count(L7_R_MARK_CHANGE);
+    l7_count(mark ? L7_R_MARK_CHANGE : L7_R_BYPASS);
     return L7_SETSOCKOPT_REFUSE;
 }

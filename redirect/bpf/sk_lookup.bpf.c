@@ -8,15 +8,6 @@
 // left, agent and workers dead, the answer is the same: fail closed.
 #include "report.bpf.h"
 
-#define L7_ENDPOINT_MAGIC 0x50d1d0001ee7c0deULL
-
-// One ld_imm64 that the compiler can neither fold nor share.
-static __always_inline u32 l7_this_endpoint(void) {
-    u64 id;
-    asm volatile("%0 = 0x50d1d0001ee7c0de ll" : "=r"(id));
-    return (u32)id;
-}
-
 static __always_inline u32 l7_hash(const struct l7_addr *src, u16 sport, u16 dport) {
     u32 h = src->word_be[0] ^ src->word_be[1] ^ src->word_be[2] ^ src->word_be[3] ^ (((u32)sport << 16) | dport);
     h ^= h >> 16; // murmur3's finaliser

@@ -40,7 +40,9 @@ enum l7_reason {
     L7_R_SUPPRESSED = 11,   // counter only: refusals that got no record of their own
     L7_R_EVENT_LOST = 12,   // counter only: the ring was full
     L7_R_STEERED = 13,      // counter only: handed to a listener
-    L7_R_MAX = 32,          // room to grow without a new map layout
+    L7_R_RAW_PACKET = 14, // a first segment left eth0 that no connect hook had seen: raw or packet socket, forged mark
+    L7_R_BYPASS = 15,     // counter only: an option that would take a packet socket past the gate
+    L7_R_MAX = 32,        // room to grow without a new map layout
 };
 
 // One address, IPv4 as ::ffff:a.b.c.d (RFC 4291 2.5.5.2): one key form, one trie, no family field to mistake.

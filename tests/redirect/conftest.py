@@ -21,7 +21,7 @@ from redirect.plumbing import PodState
 from redirect.sockets import open_listener, prepared_leg
 from redirect.steer import Kernel
 from redirect.types import Answer, Denial, Direction, Flags, VerdictKey
-from tests.redirect.pods import App, Net, Pod, in_cgroup, network
+from tests.redirect.pods import App, Net, Pod, in_cgroup, network, visiting
 
 COPIER = Path(__file__).with_name("copier.py")
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
@@ -72,7 +72,7 @@ class Steered:
         )
         self.states[pod.name] = plumbing.protect(pod.netns, pod.addresses, self.states.get(pod.name))
         if attach:
-            self.kernel.attach_pod(pod.netns, endpoint, pod.addresses, pod.cgroup)
+            self.kernel.attach_pod(pod.netns, endpoint, pod.addresses, pod.cgroup, gate=True)
         return endpoint
 
     def copier(self, pod: Pod, direction: Direction, slot: int = 0, stock: int = 48) -> subprocess.Popen[str]:
@@ -80,7 +80,7 @@ class Steered:
         endpoint = 7 if pod is self.client else 8
         listeners = {family: open_listener(pod.netns, direction, family) for family in FAMILIES}
         legs = {}
-        with pod.netns.entered():
+        with visiting(self.own), pod.netns.entered():
             for family in FAMILIES:
                 legs[family] = [prepared_leg(direction, family) for _ in range(stock)]
         given = {

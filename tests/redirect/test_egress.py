@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from redirect import plumbing
+from redirect import gate, plumbing
 from redirect.sockets import LEG_MARK, STEER_MARK, open_listener
 from redirect.types import Answer, Direction, Flags, VerdictKey
 from tests.redirect.conftest import ALLOWED, DENIED, PROXIED, SERVER_IDENTITY, UNNAMED, Steered
@@ -197,6 +197,7 @@ def test_mark_taken_off_after_a_deferred_connect(steered: Steered, family: int, 
     """Needs CAP_NET_RAW. The other half shows that it is the guard which holds."""
     endpoint = steered.protect(steered.client, Flags.EGRESS)
     if not guarded:
+        gate.take_out(steered.client.netns)
         steered.kernel.attach_pod(steered.client.netns, endpoint)
     app = steered.app(steered.server, family, PROXIED)
     steered.copier(steered.client, Direction.EGRESS)
