@@ -201,7 +201,8 @@ class Kernel:
 
     def detach_all(self) -> None:
         """Take enforcement away: every link, every pin. For --uninstall. This object is closed afterwards."""
-        for name in sorted(self._links, reverse=True):  # pods first: until the hooks are gone nothing new is marked
+        # The connect hooks first: a SYN they mark afterwards would find no program in the pod to take it.
+        for name in sorted(self._links, key=lambda one: one not in CONNECT_HOOKS):
             self._drop(name)
         self.close()
         for path in [*self._dir.iterdir(), self._dir, *self.bpffs.iterdir(), self.bpffs]:
