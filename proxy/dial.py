@@ -30,6 +30,13 @@ LOW_TRIES = 64
 SOCKETS_PER_PORT_TROUBLE = 32
 """Sockets used up because connect found the 4-tuple taken (bind cannot tell), in one dial."""
 
+SOCKETS_FOR_HIGH_PORTS = 3
+"""Of these, the ones that the first choice may use up: after that the pair of client and destination counts as
+crowded."""
+CROWDED_S = 10.0
+"""How long a crowded pair is served from the second choice before the first is tried again."""
+MAX_CROWDED = 1024
+
 # Failures of the way there; anything else in connect is a refusal.
 _UNREACHABLE = frozenset(
     (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EACCES, errno.EPERM)
@@ -61,13 +68,35 @@ class DialOwner(Protocol):
 
 
 class PortChoice:
-    """Leg ports in turn, from a random start so that workers of one node seldom meet."""
+    """Leg ports in turn, from a random start so that workers of one node seldom meet.
 
-    __slots__ = ("_high", "_low")
+    Bind cannot tell that a 4-tuple is taken, connect can, and costs a prepared socket each time. A client that holds
+    thousands of connections to one place fills the first choice; that is remembered for a while, so that its next legs
+    go to the second at once.
+    """
+
+    __slots__ = ("_crowded", "_high", "_low")
 
     def __init__(self) -> None:
         self._high = random.randrange(len(HIGH_PORTS))  # noqa: S311  spreads workers, keeps no secret
         self._low = random.randrange(len(LOW_PORTS))  # noqa: S311  as above
+        self._crowded: dict[tuple[str, Address], float] = {}
+
+    def crowded(self, client: str, original: Address, now: float) -> bool:
+        """Whether the first choice is full for this client and destination; `now` in seconds of the loop."""
+        until = self._crowded.get((client, original))
+        if until is None:
+            return False
+        if until > now:
+            return True
+        del self._crowded[client, original]
+        return False
+
+    def crowd(self, client: str, original: Address, now: float) -> None:
+        """Remember that it is."""
+        if len(self._crowded) >= MAX_CROWDED:
+            self._crowded.clear()
+        self._crowded[client, original] = now + CROWDED_S
 
     def high(self) -> int:
         """The next first-choice port."""
@@ -165,6 +194,8 @@ class Dial(Timed):
                 sock.close()
                 by.counters["leg_port_busy"] += 1
                 self._port_trouble += 1
+                if self._port_trouble == SOCKETS_FOR_HIGH_PORTS:
+                    by.ports.crowd(self._client[0], self._original, by.timers.now())
                 if self._port_trouble < SOCKETS_PER_PORT_TROUBLE:
                     continue
                 self._end(LegFailure.NO_PORT)
@@ -227,10 +258,9 @@ class Dial(Timed):
     def _bind(self, sock: socket.socket) -> bool:
         ports, counters = self._by.ports, self._by.counters
         address, own_port = self._client
+        crowded = ports.crowded(address, self._original, self._by.timers.now())
         for attempt in range(HIGH_TRIES + LOW_TRIES):
-            # several sockets lost to taken 4-tuples mean that this client fills the high range
-            high = attempt < HIGH_TRIES and self._port_trouble < SOCKETS_PER_PORT_TROUBLE // 4
-            port = ports.high() if high else ports.low()
+            port = ports.low() if crowded or attempt >= HIGH_TRIES else ports.high()
             if port == own_port:
                 continue
             try:

@@ -120,6 +120,36 @@ def test_low_ports_follow_when_the_high_ones_are_taken() -> None:
     run(body)
 
 
+def test_a_client_that_fills_the_high_ports_gets_low_ones_at_once() -> None:
+    async def body() -> None:
+        async with rig(GET_ANY, direction=INGRESS) as it:
+            with contextlib.ExitStack() as stack:
+                taken: list[int] = []
+                for _ in range(4):
+                    other = stack.enter_context(socket.socket())
+                    other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    other.bind(("127.0.0.1", 0))
+                    other.connect(it.app.address)
+                    taken.append(other.getsockname()[1])
+                it.server.dialler.ports = GivenPorts(*taken)  # asked for a fifth, it would raise
+                for sockets in (4, 5, 6):
+                    client = await it.connect()
+                    client.send(GET)
+                    assert (await client.response())[0] == 200
+                    assert it.upstreams.sockets == sockets
+                assert it.counters["leg_port_busy"] == 3
+
+    run(body)
+
+
+def test_crowding_is_forgotten() -> None:
+    choice = PortChoice()
+    choice.crowd("10.0.0.1", ("10.0.0.2", 80), 100.0)
+    assert choice.crowded("10.0.0.1", ("10.0.0.2", 80), 109.0)
+    assert not choice.crowded("10.0.0.1", ("10.0.0.2", 81), 109.0)
+    assert not choice.crowded("10.0.0.1", ("10.0.0.2", 80), 110.0)
+
+
 def test_ports_go_round_from_a_random_start() -> None:
     choice = PortChoice()
     ports = [choice.high() for _ in HIGH_PORTS]
