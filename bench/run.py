@@ -19,6 +19,7 @@ from bench.rows import Medians, Row, medians, missing
 PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (Direct, Tulle, PyH11)}
 ALWAYS = Tulle.name
 _WARM_UP_S = 1
+_QUIET_CORES = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,10 @@ class Outcome:
     def disturbance(self) -> str:
         """What else the machine did, for the line above the tables."""
         cores = [one.foreign_cores for one in self.measured]
-        return f"other processes took {median(cores):.1f} cores meanwhile (median; at most {max(cores):.1f})"
+        text = f"other processes took {median(cores):.1f} cores meanwhile (median; at most {max(cores):.1f})"
+        if median(cores) > _QUIET_CORES:
+            text += ": too much to compare requests/s, CPU s/10k is steadier"
+        return text
 
     @property
     def medians(self) -> dict[tuple[str, str], Medians]:

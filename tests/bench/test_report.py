@@ -65,6 +65,11 @@ def outcome() -> Outcome:
     return Outcome(rounds=1, seconds=3, measured=measured, memories=[MEMORY])
 
 
+def test_a_quiet_machine_is_not_warned_about() -> None:
+    quiet = Outcome(rounds=1, seconds=3, measured=[Measured(ROW, cores) for cores in (0.0, 0.05, 1.0)], memories=[])
+    assert quiet.disturbance == "other processes took 0.1 cores meanwhile (median; at most 1.0)"
+
+
 def test_ratios_are_to_the_named_peer() -> None:
     (title, cells), *others = table.of_cases(outcome().medians)
     assert others == []
@@ -98,7 +103,7 @@ def test_the_document_keeps_what_people_wrote(tmp_path: Path) -> None:
     assert text.startswith("above\n\n<!-- bench http: begin -->\n`./dev bench http --write` on ")
     assert text.endswith("|\n<!-- bench http: end -->\n\nbelow\n")
     assert "old" not in text
-    assert "other processes took 0.2 cores meanwhile (median; at most 1.5).\n" in text
+    assert "other processes took 0.2 cores meanwhile (median; at most 1.5): too much to compare" in text
     assert "| tulle | 1,000 | 0.125 | 2.000 |" in text
     document.write(outcome(), "./dev bench http --write", file)
     assert file.read_text() == text
