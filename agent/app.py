@@ -59,6 +59,7 @@ class Agent:
         self._begun = asyncio.Event()
         """Workers serve; until then nothing is changed in pods or in the kernel."""
         self._ready = False
+        self._attached = False
         root = settings.cgroup_root or cgroups.find_root()
         self._cgroup = root / "tulle"
         for name in ("workers", "broker"):
@@ -94,8 +95,8 @@ class Agent:
                 "policy.sync": self._op_policy_sync,
             },
         )
-        self._kernel.add_own_cgroup(self._cgroup / "workers")
-        self._kernel.attach_cgroup(self._cgroup_root)
+        # Workers connect, brokers make the sockets: a connect is judged by its task's cgroup, a packet by its socket's
+        self._kernel.set_own_cgroups([self._cgroup / "workers", self._cgroup / "broker"])
         self._broker.start()
         self._start(self._keep_broker(), "broker-keeper")
         self._start(self._begin(earlier), "begin")
@@ -197,13 +198,22 @@ class Agent:
                 self._trouble = "no good policies: " + "; ".join(self._policies.errors)
                 raise AgentError(self._trouble)
             try:
-                await self._protector.reconcile(self._policies.current, self._policies.revision, self._pods)
+                troubles = await self._protector.reconcile(self._policies.current, self._policies.revision, self._pods)
+                self._attach_connect_hooks()  # whatever became of single pods: the others' egress hangs on it
+                if troubles:
+                    raise AgentError("; ".join(troubles))
             except (AgentError, RedirectError, OSError) as error:
                 log.error("not in force: %s", error)
                 self._trouble = str(error)
                 raise
             self._trouble = None
             self._ready = True
+
+    def _attach_connect_hooks(self) -> None:
+        """Once for each agent, when the pods are in the maps: attached before, connects of steered pods would pass."""
+        if not self._attached:
+            self._kernel.attach_cgroup(self._cgroup_root)
+            self._attached = True
 
     def _read_inventory(self) -> None:
         pods: Mapping[PodKey, Pod] = self._listed

@@ -34,8 +34,8 @@ class AuditSettings(_Section):
     """A stream's file is rotated when it would grow past this."""
     backups: Annotated[int, Field(ge=1, le=1000)] = 5
     """Rotated files kept of each stream; the oldest is deleted, which is the one way a written record goes."""
-    stdout: bool = False
-    """Also write every record to the standard output of the process that made it."""
+    stdout: bool = True
+    """Also write every record to the standard output of the process that made it, which is the agent's."""
 
 
 class LimitSettings(_Section):

@@ -14,6 +14,7 @@ A pod that is gone loses everything of ours at once: our sockets would keep its 
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -58,6 +59,8 @@ class Protected:
     path: Path
     netns: netns.Netns
     addresses: tuple[str, ...]
+    cgroup: Path | None = None
+    """The pod's own, for the guard on its setsockopt calls; without one the gate on its devices stands alone."""
     plumbing: PodState | None = None
     """What the pod's settings were, for the day they are put back; None before anything was changed."""
     enforced: tuple[bool, bool] = (False, False)
@@ -118,6 +121,7 @@ class Protector:
                 path=Path(record["path"]),
                 netns=pod,
                 addresses=tuple(record["addresses"]),
+                cgroup=Path(record["cgroup"]) if record["cgroup"] else None,
                 plumbing=record["plumbing"],
                 enforced=(record["enforced"][0], record["enforced"][1]),
                 listening=(record["enforced"][0], record["enforced"][1]),
@@ -135,8 +139,9 @@ class Protector:
 
     # -- the one way in: make it so
 
-    async def reconcile(self, policies: PolicySet, revision: int, pods: Mapping[PodKey, Pod]) -> None:
-        """Make the node enforce these policies for these pods; returns when that is in force everywhere.
+    async def reconcile(self, policies: PolicySet, revision: int, pods: Mapping[PodKey, Pod]) -> list[str]:
+        """Make the node enforce these policies for these pods; returns when that is in force everywhere, with a line
+        for each pod that could not be entered, which is not protected.
 
         Raises:
             AgentError, RedirectError, OSError: it is not; what was in force before still is, for every pod not
@@ -179,8 +184,7 @@ class Protector:
             elif held.releasing_since is None:
                 await self._detach(held)
         await self._hold_links(self._pool.everywhere)
-        if troubles:
-            raise AgentError("; ".join(troubles))
+        return troubles
 
     def _prepare(self, pod: Pod) -> Protected:
         """Enter the pod for the first time: an id, a record on disk before anything is changed, then its rules."""
@@ -188,7 +192,9 @@ class Protector:
         if held is None:
             if pod.netns is None:
                 raise AgentError("it has no network namespace")
-            held = Protected(self._free_id(), pod.key, pod.netns, netns.Netns.open(pod.netns), pod.addresses)
+            held = Protected(
+                self._free_id(), pod.key, pod.netns, netns.Netns.open(pod.netns), pod.addresses, pod.cgroup
+            )
             self.protected[pod.key] = held
             self._record(held)
         if held.plumbing is None or held.addresses != pod.addresses:
@@ -211,7 +217,7 @@ class Protector:
     async def push_rules(self, only: WorkerLink | None = None) -> None:
         """Give the current rule set to every worker, or to one; returns when it judges by it."""
         places = {held.id: (str(held.path), held.netns.inode) for held in self.protected.values()}
-        with _memfd(encode(self.rules)) as rules, _memfd(json.dumps(places).encode()) as where:
+        with sealed_file(encode(self.rules)) as rules, sealed_file(json.dumps(places).encode()) as where:
             if only is not None:
                 await only.call("rules", (rules, where), epoch=self._epoch)
                 return
@@ -261,7 +267,7 @@ class Protector:
         if held.attached != held.addresses:
             # the endpoint first: a program without its endpoint drops
             self._set_endpoint(held, wanted)
-            self._kernel.attach_pod(held.netns, held.id, _parsed(held.addresses))
+            self._kernel.attach_pod(held.netns, held.id, _parsed(held.addresses), held.cgroup, gate=True)
             held.attached = held.addresses
         self._set_endpoint(held, wanted)
         if held.enforced != wanted or held.releasing_since is not None:
@@ -373,6 +379,7 @@ class Protector:
             "path": str(held.path),
             "inode": held.netns.inode,
             "addresses": held.addresses,
+            "cgroup": str(held.cgroup) if held.cgroup else None,
             "plumbing": held.plumbing,
             "enforced": held.enforced,
             "releasing": held.releasing_since is not None,
@@ -401,12 +408,18 @@ LINGER_S = 1.5
 
 
 @contextlib.contextmanager
-def _memfd(data: bytes) -> Iterator[int]:
-    """An anonymous file with this content, to be passed on; what does not fit into a message travels so."""
-    fd = os.memfd_create("tulle", os.MFD_CLOEXEC)
+def sealed_file(data: bytes) -> Iterator[int]:
+    """An anonymous file with this content, to be passed on; what does not fit into a message travels so.
+
+    Sealed: all workers get the same file, and one that an attacker owns must not write the rules of the others.
+    """
+    fd = os.memfd_create("tulle", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         with os.fdopen(fd, "wb", closefd=False) as file:
             file.write(data)
+        fcntl.fcntl(
+            fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        )
         yield fd
     finally:
         os.close(fd)

@@ -30,6 +30,8 @@ POLL_S: Final = 0.1
 HOLD_S: Final = 0.4
 MAX_HELD: Final = 20_000
 """Lines held for ordering, some 20 MB; past this the oldest go out early and order between writers may suffer."""
+DISORDER_S: Final = 2.0
+"""A writer's lines are in order of time to within this: a record waits at most half a second for its response."""
 TROUBLE_SAID_S: Final = 5.0
 
 
@@ -205,7 +207,7 @@ class _Session:
                         yield record.time, record, line
 
         sources = [
-            wanted(node, directory, stream)
+            _in_order(wanted(node, directory, stream))
             for node, directory in self.directories.items()
             for stream in streams(directory)
         ]
@@ -260,6 +262,20 @@ class _Session:
             print(f"observe: {bad} {'line' if bad == 1 else 'lines'} could not be read as a record", file=self.err)
         if missing:
             print(f"observe: {missing} {'record is' if missing == 1 else 'records are'} missing", file=self.err)
+
+
+def _in_order(records: Iterator[tuple[str, schema.Record, bytes]]) -> Iterator[tuple[str, schema.Record, bytes]]:
+    """One stream by the time of its decisions: a record waits for its response's status, so lines are only nearly in
+    order. Holds what lies within `DISORDER_S` of the newest time seen."""
+    held: list[tuple[str, int, tuple[str, schema.Record, bytes]]] = []
+    newest = 0.0
+    for number, item in enumerate(records):
+        heapq.heappush(held, (item[0], number, item))
+        newest = max(newest, _seconds(item[0]))
+        while held and (_seconds(held[0][0]) < newest - DISORDER_S or len(held) > MAX_HELD):
+            yield heapq.heappop(held)[2]
+    while held:
+        yield heapq.heappop(held)[2]
 
 
 def _seconds(text: str) -> float:

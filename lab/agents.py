@@ -63,7 +63,8 @@ def config(lab: Lab, node: Node) -> Json:
         "cgroup_root": str(names.node_cgroup(lab.name, node.name)),
         "policy_dir": str(lab.policy_dir(node.name)),
         "inventory": str(directory / "inventory.json"),
-        "audit": {"directory": str(directory / "audit")},
+        # not to standard output: that is the agent's log, which only a new agent rotates
+        "audit": {"directory": str(directory / "audit"), "stdout": False},
     }
 
 

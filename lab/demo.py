@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from lab import state
 from lab.agents import tulle_command
 
-LAB = "demo"
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 RECORD_WAIT_S = 5.0
 """A record is there for `observe` within a second of its decision; a busy machine gets more."""
@@ -81,7 +81,8 @@ class Outcome:
 class Demo:
     """Runs the acts and keeps their outcomes."""
 
-    def __init__(self) -> None:
+    def __init__(self, lab: str) -> None:
+        self._lab = lab
         self.outcomes: list[Outcome] = []
         self._bold = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
@@ -89,7 +90,7 @@ class Demo:
         """All acts; whether every outcome was as stated."""
         self._act("1. Two nodes on a VXLAN overlay, pods on both; no policy yet")
         self._tulle("up")
-        self._show("lab", "status", "--name", LAB)
+        self._show("lab", "status", "--name", self._lab)
         self._act("2. A policy: who may ask web for what")
         print((EXAMPLES / "web-l7.yaml").read_text())
         self._tulle("apply", str(EXAMPLES / "web-l7.yaml"))
@@ -99,7 +100,7 @@ class Demo:
         self._act("4. A reload, while a keep-alive connection is open")
         self._reload()
         self._act("5. What was recorded")
-        self._show("observe", "--name", LAB, "--last", "6")
+        self._show("observe", "--name", self._lab, "--last", "6")
         self._table()
         return all(outcome.good for outcome in self.outcomes)
 
@@ -111,7 +112,7 @@ class Demo:
         subprocess.run([*tulle_command(), *arguments], check=False)  # noqa: S603  our own command
 
     def _tulle(self, command: str, *arguments: str) -> None:
-        line = ["lab", command, "--name", LAB, *arguments]
+        line = ["lab", command, "--name", self._lab, *arguments]
         shown = [os.path.relpath(word) if word.startswith("/") else word for word in line]
         print(f"$ tulle {' '.join(shown)}", flush=True)
         if subprocess.run([*tulle_command(), *line], check=False).returncode:  # noqa: S603  our own command
@@ -122,7 +123,7 @@ class Demo:
         print(f"$ tulle lab exec {request.pod} -- curl -X {request.method} {request.url}", flush=True)
         since = _now()
         done = subprocess.run(  # noqa: S603  our own command
-            [*tulle_command(), "lab", "exec", "--name", LAB, request.pod, "--", *command],
+            [*tulle_command(), "lab", "exec", "--name", self._lab, request.pod, "--", *command],
             check=False,
             capture_output=True,
             text=True,
@@ -154,7 +155,7 @@ class Demo:
             line = subprocess.run(  # noqa: S603  our own command
                 [
                     *tulle_command(),
-                    *("observe", "--name", LAB, "--from-pod", pod, "--since", since),
+                    *("observe", "--name", self._lab, "--from-pod", pod, "--since", since),
                     *("--last", "1", "-o", "jsonpb", *wanted),
                 ],
                 check=False,
@@ -168,7 +169,18 @@ class Demo:
         return {}
 
     def _reload(self) -> None:
-        command = [*tulle_command(), "lab", "exec", "--name", LAB, "frontend", "--", sys.executable, "-c", KEEP_ALIVE]
+        command = [
+            *tulle_command(),
+            "lab",
+            "exec",
+            "--name",
+            self._lab,
+            "frontend",
+            "--",
+            sys.executable,
+            "-c",
+            KEEP_ALIVE,
+        ]
         with subprocess.Popen(  # noqa: S603  our own command
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as client:
@@ -225,7 +237,7 @@ def _verdict_of(record: dict[str, object]) -> str:
 
 
 @contextlib.contextmanager
-def _lab_down(*, keep: bool) -> Iterator[None]:
+def _lab_down(lab: str, *, keep: bool) -> Iterator[None]:
     """Take the lab down whatever happens, a Ctrl-C and a SIGTERM included; with `keep` only if something did."""
     failed = True
     try:
@@ -234,18 +246,24 @@ def _lab_down(*, keep: bool) -> Iterator[None]:
     finally:
         if failed or not keep:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half a lab
-            print(f"\n$ tulle lab down --name {LAB}", flush=True)
-            subprocess.run([*tulle_command(), "lab", "down", "--name", LAB], check=False)  # noqa: S603  our own command
+            print(f"\n$ tulle lab down --name {lab}", flush=True)
+            subprocess.run([*tulle_command(), "lab", "down", "--name", lab], check=False)  # noqa: S603  our own command
 
 
-TRY_NEXT = f"""
+TRY_NEXT = """
 The lab is up. Try:
-  .venv/bin/tulle lab exec --name {LAB} frontend -- curl -i http://web/private
-  .venv/bin/tulle observe --name {LAB} --follow
-  .venv/bin/tulle status --name {LAB}
-  .venv/bin/tulle lab apply --name {LAB} examples/frontend-egress.yaml
-  .venv/bin/tulle lab down --name {LAB}
+  .venv/bin/tulle lab exec --name {lab} frontend -- curl -i http://web/private
+  .venv/bin/tulle observe --name {lab} --follow
+  .venv/bin/tulle status --name {lab}
+  .venv/bin/tulle lab apply --name {lab} examples/frontend-egress.yaml
+  .venv/bin/tulle lab down --name {lab}
 """
+
+
+def _free_name() -> str:
+    """`demo`, or `demo-2` and so on where somebody kept an earlier one: a lab that is up is never disturbed."""
+    taken = set(state.all_labs())
+    return next(name for name in ("demo", *(f"demo-{n}" for n in range(2, 1000))) if name not in taken)
 
 
 def _interrupt(*_: object) -> None:
@@ -258,19 +276,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="./dev demo", description="The main job on real input.", epilog="example: ./dev demo --keep"
     )
     parser.add_argument("--keep", action="store_true", help="leave the lab up and print what to try next")
-    keep = parser.parse_args(arguments).keep
+    parser.add_argument("--name", metavar="LAB", help="name of the lab (default: demo, or demo-2 where one is up)")
+    options = parser.parse_args(arguments)
+    keep = options.keep
     signal.signal(signal.SIGTERM, _interrupt)
+    lab = options.name or _free_name()
     try:
-        subprocess.run([*tulle_command(), "lab", "down", "--name", LAB], check=True, stdout=subprocess.DEVNULL)  # noqa: S603  our own command
-        with _lab_down(keep=keep):
-            good = Demo().run()
+        with _lab_down(lab, keep=keep):
+            good = Demo(lab).run()
     except Failed as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     if keep:
-        print(TRY_NEXT)
+        print(TRY_NEXT.format(lab=lab))
     return 0 if good else 1
 
 

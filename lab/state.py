@@ -91,7 +91,7 @@ class Lab:
         for pod in self.pods:
             if (pod.namespace, pod.name) == wanted:
                 return pod
-        near = names.did_you_mean(ref, (pod.ref for pod in self.pods))
+        near = names.did_you_mean(ref.removeprefix(f"{names.DEFAULT_NAMESPACE}/"), (pod.ref for pod in self.pods))
         raise LabError(f"no pod {ref!r} in lab {self.name!r}{near}")
 
     def find_node(self, name: str) -> Node:

@@ -59,7 +59,7 @@ class Recorder:
     def emit(self, event: FlowEvent) -> None:
         """Write the record of one decision."""
         request = None
-        if event.method or event.target:
+        if event.method or event.target or event.code:  # a request that could not be read has a status all the same
             request = Request(event.method, event.target, event.host, event.protocol or "HTTP/1.1", event.code)
         self._writer.write(
             FlowFacts(
@@ -77,16 +77,14 @@ class Recorder:
         )
 
     def _connection(self, facts: ConnectionFacts) -> Connection:
-        cached = facts.audit
-        if isinstance(cached, tuple) and cached[0] is self._rules:
-            connection: Connection = cached[1]
-            return connection
+        if isinstance(facts.audit, Connection):  # the server makes new facts after every change of rules
+            return facts.audit
         connection = Connection(
             facts.direction,
             side(self._rules, facts.source_address, facts.source_port),
             side(self._rules, facts.destination_address, facts.destination_port),
         )
-        facts.audit = (self._rules, connection)
+        facts.audit = connection
         return connection
 
     def counters(self) -> dict[str, int]:

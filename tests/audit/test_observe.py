@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from audit.observe import observe, options_of
+from audit.observe import Options, observe, options_of
 from audit.observe_arguments import add_arguments
 from audit.record import DROPPED, EGRESS, FORWARDED, INGRESS, Connection, FlowFacts, Request, Side, facts_from_denial
 from audit.sinks.file import FileSink
@@ -320,3 +321,20 @@ def test_colour_is_for_terminals_alone(tmp_path: Path) -> None:
         os.close(slave)
         assert (b"\x1b[31mDROPPED\x1b[0m" in os.read(master, 10_000)) == coloured
         os.close(master)
+
+
+def test_all_is_in_order_of_time_where_a_writers_lines_are_not(tmp_path: Path) -> None:
+    """A record waits for its response, so an earlier decision may be written later."""
+    lines = [line_at(second) for second in (1.0, 1.4, 1.2, 9.0, 8.7, 9.1)]
+    (tmp_path / "worker-0.jsonl").write_text("".join(lines))
+    (tmp_path / "worker-1.jsonl").write_text(line_at(1.3))
+    out = io.StringIO()
+    assert observe(Options(everything=True, output="jsonpb"), {"node-a": tmp_path}, out) == 0
+    times = [json.loads(line)["time"] for line in out.getvalue().splitlines()]
+    assert len(times) == 7
+    assert times == sorted(times)
+
+
+def line_at(second: float) -> str:
+    when = f"2026-01-31T12:00:{second:012.9f}Z"
+    return json.dumps({"flow": {"time": when, "verdict": "FORWARDED"}, "node_name": "node-a", "time": when}) + "\n"

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.root
 ROOT = EXAMPLES.parent
 ESCAPE = "\x1b"
 # The demo under a name of the test's own, so that a lab that somebody kept is left alone.
-DEMO = "import sys; from lab import demo; demo.LAB = sys.argv[1]; raise SystemExit(demo.main(sys.argv[2:]))"
+DEMO = "import sys; from lab import demo; raise SystemExit(demo.main(['--name', *sys.argv[1:]]))"
 
 
 def commands(parser: argparse.ArgumentParser, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
