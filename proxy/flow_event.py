@@ -47,9 +47,9 @@ class FlowEvent:
 
     time_ns: wall clock of the decision. verdict: FORWARDED, DROPPED (a policy, the parser or a limit refused), ERROR
     (allowed, but upstream or we failed), AUDIT. reason: a code of `[a-z_]+`, or for policy decisions the engine's
-    words; never holds a client's bytes. rule: never empty. target: path and query with the query's values hidden; ""
-    when it could not be read. code: the status sent downstream, 0 for none (yet). latency_ns: request head to response
-    head, None without one.
+    words; never holds a client's bytes. rule: never empty. target: path and query with the query's values hidden; a
+    refused one as it was sent, but for these; "" when the head could not be read. code: the status sent downstream, 0
+    for none (yet). latency_ns: request head to response head, None without one.
     is_reply: the response of a request whose own record had to go out before it (`Limits.record_s`).
     """
 

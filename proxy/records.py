@@ -41,6 +41,12 @@ def side(rules: RuleSet, address: str, port: int) -> Side:
     return Side(address, port, number, namespace, pod, identity.labels if identity else {})
 
 
+def _authority(facts: ConnectionFacts) -> str:
+    """Whom a request without a host was for: the place it was sent to (RFC 9112 3.3)."""
+    address = facts.destination_address
+    return f"[{address}]:{facts.destination_port}" if ":" in address else f"{address}:{facts.destination_port}"
+
+
 class Recorder:
     """The `emit` of a worker's server."""
 
@@ -60,7 +66,8 @@ class Recorder:
         """Write the record of one decision."""
         request = None
         if event.method or event.target or event.code:  # a request that could not be read has a status all the same
-            request = Request(event.method, event.target, event.host, event.protocol or "HTTP/1.1", event.code)
+            host = event.host or _authority(event.connection)
+            request = Request(event.method, event.target, host, event.protocol or "HTTP/1.1", event.code)
         self._writer.write(
             FlowFacts(
                 self._connection(event.connection),

@@ -286,6 +286,7 @@ class Http1Layer:
         try:
             target = canonical_target(head.target, head.form, merge_slashes=flow.limits.merge_slashes)
         except RemoteProtocolError as error:
+            facts.target = hide_query(head.target.decode("latin-1"))  # as sent: the record redacts any form of target
             self._refuse_request(facts, error)
             return
         matched = target.matched
