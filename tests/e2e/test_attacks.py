@@ -24,6 +24,7 @@ NOBODY, CONTAINER = 65534, 0
 PRIVILEGED = frozenset(
     (
         "mark_changed_while_connecting",
+        "mark_cleared_after_a_deferred_connect",
         "forged_leg_mark",
         "forged_steer_mark",
         "leg_mark_after_a_deferred_connect",
@@ -65,9 +66,10 @@ LEADS_NOWHERE = frozenset(
 )
 # IPv4 checks the source where IPv6 does not.
 FOREIGN_SOURCE = frozenset(("foreign_source_not_checked", "foreign_source_transparent"))
-# A mark on the app's own connect is overwritten, or setting it is refused where egress is enforced.
+# Setting a mark is refused where egress is enforced: between a connect that was judged and its SYN it would undo it.
 MARKS = frozenset(
     (
+        "mark_cleared_after_a_deferred_connect",
         "forged_leg_mark",
         "forged_steer_mark",
         "leg_mark_after_a_deferred_connect",
@@ -76,8 +78,6 @@ MARKS = frozenset(
 )
 # At another pod these find nobody on the way.
 ASTRAY = frozenset(("link_local_destination", "link_local_source", "mark_changed_while_connecting"))
-# Not held yet where egress is enforced: see test_the_mark_cannot_be_taken_off in tests/redirect for the kernel's side.
-NOT_HELD = frozenset(("mark_cleared_after_a_deferred_connect",))
 
 
 def at_egress(way: str, uid: int) -> frozenset[str]:
@@ -88,10 +88,8 @@ def at_egress(way: str, uid: int) -> frozenset[str]:
         return frozenset(("EPERM",))
     if way in LEADS_NOWHERE:
         return NOWHERE
-    if way == "mark_changed_while_connecting":
-        return frozenset(("403", "EPERM", "ECONNRESET", "EPIPE", "silence"))
     if way in MARKS:
-        return frozenset(("403", "EPERM"))
+        return frozenset(("EPERM",))
     if way in FOREIGN_SOURCE:
         return frozenset(("403",)) | NOWHERE
     return frozenset(("403",))
@@ -101,7 +99,7 @@ def at_egress_layer_4(way: str, uid: int) -> frozenset[str]:
     """The same for a port that no rule names."""
     if way in LEADS_NOWHERE and (uid == CONTAINER or way not in PRIVILEGED):
         return NOWHERE
-    return frozenset(("EPERM", "EPIPE") if way == "mark_changed_while_connecting" else ("EPERM",))
+    return frozenset(("EPERM",))
 
 
 def at_ingress(way: str, uid: int, plain: str) -> frozenset[str]:
@@ -180,8 +178,7 @@ def test_no_way_around_egress_rules(egress: Cluster, pod: str, family: str, uid:
         "denied": {"port": 80, "request": request("POST", "/")},
         "no rule": {"port": 81, "request": request("GET", "/")},
     }
-    ways = [way for way in evasions.ways(family) if way not in NOT_HELD]
-    found = attempts(egress, pod, family, uid, targets, ways)
+    found = attempts(egress, pod, family, uid, targets, evasions.ways(family))
     wrong = {way: got for way, got in found["denied"].items() if got not in at_egress(way, uid)}
     assert wrong == {}
     wrong = {way: got for way, got in found["no rule"].items() if got not in at_egress_layer_4(way, uid)}
@@ -341,8 +338,6 @@ def test_no_way_around_ingress_rules(ingress: Cluster, pod: str, plain: str, fam
     targets = {"denied": {"port": 80, "request": request("GET", "/private")}}
     # what comes after a refused connect on the same socket is the kernel's own business
     ways = [way for way in evasions.ways(family) if way != "again_after_a_refusal"]
-    if uid == NOBODY:
-        ways.remove("mark_cleared_after_a_deferred_connect")
     found = attempts(ingress, pod, family, uid, targets, ways)
     wrong = {way: got for way, got in found["denied"].items() if got not in at_ingress(way, uid, plain)}
     assert wrong == {}

@@ -69,7 +69,7 @@ def serve(sock: socket.socket, log: Log) -> None:
                 log.write(line=line)
                 name = line.partition("/public/answer/")[2].partition(" ")[0]
                 if name == "slow":
-                    time.sleep(3)
+                    time.sleep(6)
                 sock.sendall(ANSWERS.get(name, OK))
                 if name in CLOSING:
                     sock.shutdown(socket.SHUT_RDWR)
