@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Coroutine, Mapping
+from pathlib import Path
 from typing import IO
 
 import watchfiles
@@ -29,6 +30,7 @@ from agent.workers import WorkerLink
 from proxy.confine import raise_descriptor_limit
 from redirect import bpffs, cgroups, loader, steer
 from redirect.errors import RedirectError
+from redirect.netns import same
 from redirect.types import SLOTS
 
 log = logging.getLogger("tulle.agent")
@@ -53,6 +55,8 @@ class Agent:
         self._added: dict[PodKey, Pod] = {}
         """Pods that came by `pod.add` and live; the inventory file, which follows their labels, wins over it."""
         self._listed: Mapping[PodKey, Pod] = {}
+        self._deleted: dict[PodKey, tuple[Path, int]] = {}
+        """Pods that went by `pod.del` while their network namespace, and perhaps a line in the inventory, was there."""
         self._inventory_error: str | None = None
         self._trouble: str | None = None
         """Why the last reconcile failed; None when what is wanted is in force."""
@@ -226,7 +230,10 @@ class Agent:
                     log.error("%s", error)
                 self._inventory_error = str(error)
         self._listed = pods
-        self._pods = {**self._added, **pods}
+        for key, (path, inode) in list(self._deleted.items()):
+            if not same(path, inode):
+                del self._deleted[key]
+        self._pods = {key: pod for key, pod in {**self._added, **pods}.items() if key not in self._deleted}
 
     async def _follow(self) -> None:
         """Refresh whenever the policy directory or the inventory changes."""
@@ -306,6 +313,7 @@ class Agent:
         if pod.netns is None or not await asyncio.to_thread(pod.netns.exists):
             raise AgentError(f"pod '{pod.namespace}/{pod.name}' has no network namespace")
         self._added[pod.key] = pod
+        self._deleted.pop(pod.key, None)
         await self._reconcile()
         return {"revision": self._policies.revision}
 
@@ -315,6 +323,7 @@ class Agent:
         async with self._lock:
             held = self._protector.protected.get(key)
             if held is not None:
+                self._deleted[key] = held.path, held.netns.inode
                 await self._protector.forget(held)
         await self._reconcile()
         return {"revision": self._policies.revision}
