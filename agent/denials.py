@@ -9,7 +9,7 @@ import asyncio
 from agent.config import Settings
 from agent.protection import Protector
 from audit.record import facts_from_denial
-from proxy.records import make_writer, side
+from proxy.records import both_sides, make_writer
 from redirect import steer
 from redirect.denials import DenialReader
 from redirect.types import Denial
@@ -61,8 +61,9 @@ class DenialRecorder:
         self._writer.write(
             facts_from_denial(
                 denial.direction,
-                side(rules, denial.src, denial.sport),
-                side(rules, denial.dst, denial.dport),
+                *both_sides(
+                    rules, denial.endpoint, denial.direction, (denial.src, denial.sport), (denial.dst, denial.dport)
+                ),
                 rule="default-deny",
                 revision=rules.revision,
                 reason=denial.reason,

@@ -194,13 +194,21 @@ class Pool:
     async def everywhere(self, op: str, fds: Sequence[int] = (), **fields: object) -> None:
         """Ask every worker, draining ones too, and wait for all; one that is lost meanwhile needs nothing any more.
 
+        A draining worker that refuses is ended, connections and all: it may be of an older version, which cannot read
+        today's rules, and must not serve on by yesterday's.
+
         Raises:
-            AgentError: a worker refused.
+            AgentError: a serving worker refused.
         """
-        results = await asyncio.gather(*(link.call(op, fds, **fields) for link in self), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException) and not isinstance(result, WorkerLost):
+        links = list(self)
+        results = await asyncio.gather(*(link.call(op, fds, **fields) for link in links), return_exceptions=True)
+        for link, result in zip(links, results, strict=True):
+            if not isinstance(result, BaseException) or isinstance(result, WorkerLost):
+                continue
+            if link.slot is not None or not isinstance(result, AgentError):
                 raise result
+            log.error("%s; it drains, and is killed with its connections", result)
+            link.kill()
 
     async def close(self, *, kill: bool) -> None:
         """Let go of every worker: they serve on by the last rules, or, with `kill`, end now."""

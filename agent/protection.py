@@ -121,7 +121,7 @@ class Protector:
                 path=Path(record["path"]),
                 netns=pod,
                 addresses=tuple(record["addresses"]),
-                cgroup=Path(record["cgroup"]) if record["cgroup"] else None,
+                cgroup=Path(record["cgroup"]) if record.get("cgroup") else None,
                 plumbing=record["plumbing"],
                 enforced=(record["enforced"][0], record["enforced"][1]),
                 listening=(record["enforced"][0], record["enforced"][1]),
@@ -313,6 +313,8 @@ class Protector:
                 w.heard < since + LINGER_S or w.flows(held.id) for w in self._pool
             ):
                 continue
+            # a connection that outlived its policy may have made the stock anew
+            await self._pool.everywhere("remove", endpoint=held.id, now=True)
             plumbing.release(held.netns, held.plumbing)
             self._kernel.del_endpoint(held.netns.cookie)
             self._drop(held)

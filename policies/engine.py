@@ -142,7 +142,7 @@ def _http_rules(lines: Iterable[Line]) -> Iterable[tuple[Line, HttpRule]]:
 
 def _denied(rules: DirectionRules, why: str) -> Verdict:
     names = ", ".join(f"{ref.namespace}/{ref.name}" for ref in rules.policies)
-    return Verdict(False, f"{why}; selected by {names}" if names else why, DEFAULT_DENY, rules.policies, None)
+    return Verdict(False, f"{why}, selected by {names}" if names else why, DEFAULT_DENY, rules.policies, None)
 
 
 class _Rule:

@@ -8,7 +8,7 @@ MIB = 1024 * KIB
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Times in seconds, sizes in bytes.
+    """Times in seconds, sizes in bytes. A time above 1.28 s may end up to 1.28 s late: one wheel turns for all.
 
     head_bytes: request or response head. 16 KiB is what h11, Apache and Node use, and twice what nginx gives one field.
         Crossing it: 431 and close (a response: 502).

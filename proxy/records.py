@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from audit.record import Connection, FlowFacts, Request, Side
+from audit.record import INGRESS, Connection, FlowFacts, Request, Side
 from audit.sinks import Sink
 from audit.sinks.file import FileSink
 from audit.sinks.stdout import StdoutSink
@@ -45,6 +45,26 @@ def _authority(facts: ConnectionFacts) -> str:
     """Whom a request without a host was for: the place it was sent to (RFC 9112 3.3)."""
     address = facts.destination_address
     return f"[{address}]:{facts.destination_port}" if ":" in address else f"{address}:{facts.destination_port}"
+
+
+def own_side(rules: RuleSet, endpoint_id: int, address: str, port: int) -> Side:
+    """The end that is the endpoint itself: named by what it is and not by its address, which a process can choose (IPv6
+    lets anybody bind a foreign one, ipv6(7) IPV6_FREEBIND)."""
+    endpoint = rules.endpoints.get(endpoint_id)
+    if endpoint is None:
+        return side(rules, address, port)
+    name = f"{endpoint.namespace}/{endpoint.name}"
+    number = next((number for number, identity in rules.identities.items() if name in identity.names), 0)
+    return Side(address, port, number, endpoint.namespace, endpoint.name, endpoint.labels, endpoint_id)
+
+
+def both_sides(
+    rules: RuleSet, endpoint_id: int, direction: int, source: tuple[str, int], destination: tuple[str, int]
+) -> tuple[Side, Side]:
+    """Source and destination of a connection that was judged for an endpoint."""
+    if direction == INGRESS:
+        return side(rules, *source), own_side(rules, endpoint_id, *destination)
+    return own_side(rules, endpoint_id, *source), side(rules, *destination)
 
 
 class Recorder:
@@ -88,8 +108,13 @@ class Recorder:
             return facts.audit
         connection = Connection(
             facts.direction,
-            side(self._rules, facts.source_address, facts.source_port),
-            side(self._rules, facts.destination_address, facts.destination_port),
+            *both_sides(
+                self._rules,
+                facts.endpoint,
+                facts.direction,
+                (facts.source_address, facts.source_port),
+                (facts.destination_address, facts.destination_port),
+            ),
         )
         facts.audit = connection
         return connection

@@ -95,14 +95,14 @@ def test_l7_rule_is_proxied_and_names_its_verdict() -> None:
     assert (allowed.permit.rule, allowed.permit.revision) == (allowed.rule, 7)
     denied = world.ask("frontend", "POST /x")
     assert (denied.allow, denied.rule, denied.permit) == (False, DEFAULT_DENY, None)
-    assert denied.reason == "no http rule for this peer on port 80 matched; selected by default/p"
+    assert denied.reason == "no http rule for this peer on port 80 matched, selected by default/p"
     assert denied.policies == (PolicyRef("CiliumNetworkPolicy", "default", "p"),)
 
 
 def test_a_peer_that_no_rule_names_is_denied_with_a_reason() -> None:
     verdict = World(web(f"[{GET_ONLY}]")).ask("intruder")
     assert (verdict.allow, verdict.rule, verdict.permit) == (False, DEFAULT_DENY, None)
-    assert verdict.reason == "no rule names this peer on port 80; selected by default/p"
+    assert verdict.reason == "no rule names this peer on port 80, selected by default/p"
 
 
 def test_unknown_endpoint_is_denied() -> None:

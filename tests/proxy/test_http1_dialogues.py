@@ -20,7 +20,7 @@ BAD_GATEWAY = answer(502, "Bad Gateway")
 REQUEST_TIMEOUT = answer(408, "Request Timeout")
 GATEWAY_TIMEOUT = answer(504, "Gateway Timeout")
 DENIED = "HTTP/1.1 403 Forbidden|Content-Type: text/plain|Content-Length: 15||Access denied|"
-NO_RULE = "no http rule for this peer on port 80 matched; selected by default/web-l7 by default-deny"
+NO_RULE = "no http rule for this peer on port 80 matched, selected by default/web-l7 by default-deny"
 
 
 def http(*rules: HttpRule, limits: Limits | None = None) -> Dialogue:
