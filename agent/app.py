@@ -162,7 +162,7 @@ class Agent:
                 self._kernel.clear_slot(slot)
         for worker in earlier:
             with contextlib.suppress(AgentError):
-                await worker.call("drain", limit_s=self._settings.drain_limit_s)
+                await worker.call("drain", limit_s=self._settings.drain_limit_s, final_s=self._settings.drain_final_s)
 
     def _start(self, work: Coroutine[None, None, None], name: str) -> None:
         """Run a task for the agent's life; one that fails ends the agent, whose supervisor starts the next."""

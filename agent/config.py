@@ -75,6 +75,9 @@ class Settings(_Section):
     """A worker that does not answer for this long is killed and replaced."""
     drain_limit_s: Positive = 3600.0
     """After this the connections that a drained worker or a released pod still has are closed and recorded."""
+    drain_final_s: Positive = 30.0
+    """From the drain limit on a drained worker's connection is told with its next response that it is over; after this
+    long it is reset."""
     audit: AuditSettings
     limits: LimitSettings = LimitSettings()
 

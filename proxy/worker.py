@@ -13,8 +13,8 @@ connects to it must be root: this agent, the next one after an upgrade, or `tull
     {"op": "close_flows", "endpoint", "reason"}
     {"op": "broker"} + 1 socket            take upstream sockets from here
     {"op": "hold", "more"} + descriptors   keep the kernel's links alive beside the pins; more: beside those held
-    {"op": "drain", "limit_s"}             accept nothing more; exit when the last flow has ended; from limit_s on every
-                                           response is its connection's last, and FINAL_S later what is left is closed
+    {"op": "drain", "limit_s", "final_s"}  accept nothing more; exit when the last flow has ended; from limit_s on every
+                                           response is its connection's last, and final_s later what is left is closed
     {"op": "state"}                        answer only
 
 Every message carries "id"; every answer is {"id", "ok", "error", ...state}. Without an agent a worker serves on by
@@ -46,8 +46,6 @@ PLACE_CHECK_S = 0.4
 LINGER_S = 1.0
 """A listener that nothing is steered to any more stays this long: a handshake under way ends in an accept, not in a
 reset."""
-FINAL_S = 30.0
-"""After the drain limit a connection has this long to ask once more and be told that it is over; then it is reset."""
 IDLE_EXIT_CHECK_S = 0.2
 
 
@@ -151,7 +149,7 @@ class Worker:
                 self._held += fds
                 fds.clear()
             case "drain":
-                self._drain(float(str(message["limit_s"])))
+                self._drain(float(str(message["limit_s"])), float(str(message["final_s"])))
             case other:
                 raise ValueError(f"unknown operation '{other}'")
         if fds:
@@ -199,12 +197,12 @@ class Worker:
             self._server.remove_endpoint(endpoint)
             self._stock.drop(endpoint)
 
-    def _drain(self, limit_s: float) -> None:
+    def _drain(self, limit_s: float, final_s: float) -> None:
         if not self._draining:
             self._draining = True
             self._loop.call_later(LINGER_S, self._drained)
             self._loop.call_later(limit_s, self._server.end_flows)
-            self._loop.call_later(limit_s + FINAL_S, self._close_all)
+            self._loop.call_later(limit_s + final_s, self._close_all)
 
     def _drained(self) -> None:
         self._server.start_drain()
