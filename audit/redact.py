@@ -11,9 +11,7 @@ MAX_URL: Final = 2048
 """Characters of a recorded URL: enough for a person to know the request, a thirtieth of the longest line."""
 MAX_METHOD: Final = 32
 MAX_HOST: Final = 261  # a DNS name, a colon, a port
-MAX_TEXT: Final = (
-    512  # rule names: "namespace/name direction[i].toPorts[j].rules.http[k]" of the longest Kubernetes names
-)
+MAX_TEXT: Final = 512  # rule names: "namespace/name direction[i].toPorts[j].http[k]" of the longest Kubernetes names
 MAX_REASON: Final = 128
 
 HIDDEN: Final = "***"

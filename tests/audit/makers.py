@@ -11,7 +11,8 @@ CLOCK = 1_795_453_200_123_456_789  # 2026-11-23T17:00:00.123456789Z
 FRONTEND = Side("10.244.0.2", 41234, 258, "default", "frontend", {"app": "frontend"})
 WEB = Side("10.244.1.2", 80, 257, "default", "web", {"app": "web", "tier": "front"}, 7)
 CONNECTION = Connection(INGRESS, FRONTEND, WEB)
-RULE = "default/web-l7 ingress[0].toPorts[0].rules.http[0]"
+RULE = "default/web-l7 ingress[0].toPorts[0].http[0]"
+REASON = f"allowed by {RULE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ def request_facts(
     """A request from frontend to web that was allowed (below 400) or denied."""
     verdict = FORWARDED if code < 400 else DROPPED
     request = Request("GET", target, host, code=code)
-    return FlowFacts(CONNECTION, verdict, "rule matched", RULE, 3, (Policy(),), request, 812_000, time_ns=time_ns)
+    return FlowFacts(CONNECTION, verdict, REASON, RULE, 3, (Policy(),), request, 812_000, time_ns=time_ns)
 
 
 class ListSink:

@@ -89,10 +89,10 @@ def test_compact_is_the_line_people_know(tmp_path: Path) -> None:
     lines, err = show({"node-b": tmp_path / "node-b"})
     assert lines == [
         "Nov 23 17:00:00.123: default/frontend:41234 (ID:258) -> default/web:80 (ID:257) http-request FORWARDED "
-        "(HTTP/1.1 GET http://web/public) code 200 in 0.8ms rule default/web-l7 ingress[0].toPorts[0].rules.http[0]",
+        "(HTTP/1.1 GET http://web/public) code 200 in 0.8ms rule default/web-l7 ingress[0].toPorts[0].http[0]",
         "Nov 23 17:00:00.124: default/frontend:41234 (ID:258) -> default/web:80 (ID:257) http-request DROPPED "
-        "(HTTP/1.1 GET http://web/admin) code 403 in 0.8ms rule default/web-l7 ingress[0].toPorts[0].rules.http[0] "
-        "reason rule matched",
+        "(HTTP/1.1 GET http://web/admin) code 403 in 0.8ms rule default/web-l7 ingress[0].toPorts[0].http[0] "
+        "reason allowed by default/web-l7 ingress[0].toPorts[0].http[0]",
         "Nov 23 17:00:00.125: [fd00::9]:4000 (unknown) -> default/web:80 (ID:257) connection DROPPED (TCP) "
         "rule default-deny reason policy denied and 3 more like it",
     ]

@@ -25,6 +25,7 @@ from tests.audit.makers import (
     CLOCK,
     CONNECTION,
     FRONTEND,
+    REASON,
     RULE,
     WEB,
     Json,
@@ -95,7 +96,7 @@ def test_golden_request() -> None:
             "seq": 1,
             "revision": 3,
             "rule": RULE,
-            "reason": "rule matched",
+            "reason": REASON,
             "endpoint": "default/web",
         },
     }
