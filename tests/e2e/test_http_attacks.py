@@ -310,6 +310,7 @@ def test_a_forbidden_request_byte_by_byte(target: Target) -> None:
         UPGRADE + "websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n\r\n",
         ALLOWED + "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAA\r\n\r\n",
         UPGRADE + "TLS/1.0\r\n\r\n",
+        ALLOWED + "Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAA\r\n\r\n",  # that Connection does not name
     ],
 )
 def test_an_upgrade_does_not_end_judgement(target: Target, upgrade: str) -> None:

@@ -1,6 +1,7 @@
 """Promises of the documents that no other test would miss: each test here fails when its promise is taken away."""
 
 import json
+import mmap
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ import pytest
 
 from agent.control import ask
 from agent.errors import AgentError
+from agent.protection import sealed_file
 from lab.names import node_netns
 from proxy.limits import Limits
 from redirect import cgroups
@@ -108,7 +110,57 @@ def test_raw_sockets_do_not_get_past_egress_rules(lab: Cluster, pod: str, family
     assert record["flow"]["verdict"] == "DROPPED"
 
 
+PAST_THE_GATE = """
+import errno, socket
+found = []
+for sock, level, option in (
+    (socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0), 263, 20),  # PACKET_QDISC_BYPASS
+    (socket.socket(), 283, 1),  # SOL_XDP: the level counts, whatever kind of socket the kernel was built with
+):
+    try:
+        sock.setsockopt(level, option, 1)
+        found.append("ok")
+    except OSError as error:
+        found.append(errno.errorcode[error.errno])
+print(*found)
+"""
+
+
+@pytest.mark.root
+def test_what_leaves_past_the_gate_is_refused(lab: Cluster) -> None:
+    assert lab.python("frontend", PAST_THE_GATE).stdout == "ok ENOPROTOOPT\n"
+    lab.apply(EXAMPLES / "frontend-egress.yaml")
+    assert lab.python("frontend", PAST_THE_GATE).stdout == "EPERM EPERM\n"
+    assert lab.python("intruder", PAST_THE_GATE).stdout == "ok ENOPROTOOPT\n"
+
+
+@pytest.mark.root
+def test_strict_reverse_path_filters_change_nothing(own_lab: Cluster) -> None:
+    own_lab.apply(EXAMPLES / "frontend-egress.yaml")
+    for pod in ("web", "frontend", "frontend-near"):
+        with inside(own_lab, pod):
+            for device in ("all", "default", "eth0", "lo"):
+                Path(f"/proc/sys/net/ipv4/conf/{device}/rp_filter").write_text("1")
+    for pod in ("frontend", "frontend-near"):
+        assert own_lab.curl(pod, "http://web/public", "-4") == 200
+        assert own_lab.curl(pod, "http://web/private", "-4") == 403
+        assert own_lab.curl(pod, "http://web/public", "-4", "-X", "POST") == 403
+        assert own_lab.curl(pod, "http://web:81/", "-4") == 0
+
+
 # -- a worker that is taken over
+
+
+def test_the_rules_that_workers_share_cannot_be_written() -> None:
+    """All of them have the same file: who owns one worker must not own the others' rules."""
+    with sealed_file(b"rules") as fd:
+        assert os.pread(fd, 100, 0) == b"rules"
+        for attempt in (lambda: os.pwrite(fd, b"R", 0), lambda: os.ftruncate(fd, 0), lambda: os.ftruncate(fd, 100)):
+            with pytest.raises(PermissionError):
+                attempt()
+        with pytest.raises(PermissionError):
+            mmap.mmap(fd, 5, prot=mmap.PROT_WRITE | mmap.PROT_READ)
+
 
 READ_MEMORY = """
 import os, sys
