@@ -139,6 +139,7 @@ def _programs() -> Finding | None:
         ("sk_lookup", libbpf.PROG_SK_LOOKUP, libbpf.SK_LOOKUP),
         ("cgroup/connect4", libbpf.PROG_CGROUP_SOCK_ADDR, libbpf.CGROUP_INET4_CONNECT),
         ("cgroup/connect6", libbpf.PROG_CGROUP_SOCK_ADDR, libbpf.CGROUP_INET6_CONNECT),
+        ("sock_ops", libbpf.PROG_SOCK_OPS, libbpf.CGROUP_SOCK_OPS),
     ):
         try:
             os.close(libbpf.load_program("probe", kind, attach, code))

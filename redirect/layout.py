@@ -10,7 +10,7 @@ import ipaddress
 import socket
 from typing import ClassVar
 
-from redirect.sockets import STEER_MARK
+from redirect.sockets import LEG_MARK, STEER_MARK
 from redirect.types import MAX_ENDPOINT, SLOTS, Address, Answer, Direction, Flags
 
 __all__ = [
@@ -49,6 +49,7 @@ REASONS = (
     "steered",
     "raw_packet",
     "bypass",
+    "bind_failed",
 )
 
 
@@ -143,7 +144,7 @@ MIRRORS: dict[str, type[ctypes.Structure]] = {
 
 def c_prefix() -> str:
     """What the C text takes from Python: one definition, no second number to forget."""
-    return f"#define L7_STEER_MARK {STEER_MARK:#x}\n"
+    return f"#define L7_STEER_MARK {STEER_MARK:#x}\n#define L7_LEG_MARK {LEG_MARK:#x}\n"
 
 
 def c_assertions() -> str:

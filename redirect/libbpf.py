@@ -18,10 +18,12 @@ __all__ = [
     "CGROUP_INET4_CONNECT",
     "CGROUP_INET6_CONNECT",
     "CGROUP_SETSOCKOPT",
+    "CGROUP_SOCK_OPS",
     "PROG_CGROUP_SOCKOPT",
     "PROG_CGROUP_SOCK_ADDR",
     "PROG_SCHED_CLS",
     "PROG_SK_LOOKUP",
+    "PROG_SOCK_OPS",
     "SK_LOOKUP",
     "RingBuffer",
     "link_cgroup_id",
@@ -42,9 +44,11 @@ __all__ = [
 
 # enum bpf_prog_type, bpf_attach_type, bpf_map_type (include/uapi/linux/bpf.h).
 PROG_SCHED_CLS = 3
+PROG_SOCK_OPS = 13
 PROG_CGROUP_SOCK_ADDR = 18
 PROG_CGROUP_SOCKOPT = 25
 PROG_SK_LOOKUP = 30
+CGROUP_SOCK_OPS = 3
 CGROUP_INET4_CONNECT = 10
 CGROUP_INET6_CONNECT = 11
 CGROUP_SETSOCKOPT = 22

@@ -60,6 +60,7 @@ MAPS = (
     "l7_seen",
     "l7_events",
     "l7_counters",
+    "l7_asking",
 )
 # file, program, type, attach type
 PROGRAMS = (
@@ -68,6 +69,7 @@ PROGRAMS = (
     ("sk_lookup.bpf.c", "l7_sk_lookup", libbpf.PROG_SK_LOOKUP, libbpf.SK_LOOKUP),
     ("gate.bpf.c", "l7_gate", libbpf.PROG_SCHED_CLS, 0),
     ("setsockopt.bpf.c", "l7_setsockopt", libbpf.PROG_CGROUP_SOCKOPT, libbpf.CGROUP_SETSOCKOPT),
+    ("sockops.bpf.c", "l7_sockops", libbpf.PROG_SOCK_OPS, libbpf.CGROUP_SOCK_OPS),
 )
 
 

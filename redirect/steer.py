@@ -41,7 +41,7 @@ from redirect.types import (
 __all__ = ["Answer", "Direction", "Endpoint", "Flags", "Kernel", "VerdictKey"]
 
 CONNECT_HOOKS = ("l7_connect4", "l7_connect6")
-POD, GUARD = "pod_", "guard_"
+POD, GUARD, BINDER = "pod_", "guard_", "binder_"
 
 
 class Kernel:
@@ -130,9 +130,10 @@ class Kernel:
 
         With ``cgroup``, the pod's own, a guard is attached there, which acts while the endpoint's egress is enforced:
         without it a process with CAP_NET_RAW can take the steer mark off a connect that has begun
-        (bpf/setsockopt.bpf.c). With ``gate``, a tc program on the pod's devices lets first segments to proxied
-        destinations out only from sockets of own cgroups: those where upstream legs are *made* must be among them
-        (bpf/gate.bpf.c). ``plumbing.release`` takes it out again.
+        (bpf/setsockopt.bpf.c). Beside it a binder keeps the app's ends of our ingress legs on lo, so that no client
+        meets them with the same 4-tuple (bpf/sockops.bpf.c). With ``gate``, a tc program on the pod's devices lets
+        first segments to proxied destinations out only from sockets of own cgroups: those where upstream legs are
+        *made* must be among them (bpf/gate.bpf.c). ``plumbing.release`` takes it out again.
 
         ``addresses`` must be those of ``set_endpoint``, if given. What an earlier agent attached to the same netns
         under another id goes.
@@ -162,8 +163,10 @@ class Kernel:
             os.close(program)
         if cgroup is not None:
             self._attach_to_cgroup(f"{GUARD}{endpoint}", "l7_setsockopt", cgroup)
+            self._attach_to_cgroup(f"{BINDER}{endpoint}", "l7_sockops", cgroup)
         else:
             self._drop(f"{GUARD}{endpoint}")
+            self._drop(f"{BINDER}{endpoint}")
         if gate:
             program = self._load("l7_gate", endpoint)
             try:
@@ -179,6 +182,7 @@ class Kernel:
         """Take the steering program out of a pod, whoever else holds its link. No link is no error."""
         self._drop(f"{POD}{endpoint}")
         self._drop(f"{GUARD}{endpoint}")
+        self._drop(f"{BINDER}{endpoint}")
 
     def attached(self) -> list[Attached]:
         """The pinned pod links, those of dead netns included."""

@@ -16,3 +16,5 @@ BPF_F_TABLE("hash", u64, u8, l7_own_cgroups, 64, BPF_F_NO_PREALLOC);
 BPF_TABLE("lru_hash", struct l7_seen_key, struct l7_seen, l7_seen, 8192);
 BPF_RINGBUF_OUTPUT(l7_events, 64);
 BPF_TABLE("percpu_array", u32, u64, l7_counters, L7_R_MAX);
+// Not 0 while l7_gate on this CPU looks a connection up: l7_sk_lookup then says that there is none, and counts nothing.
+BPF_TABLE("percpu_array", u32, u32, l7_asking, 1);

@@ -41,6 +41,10 @@ static __always_inline u8 l7_assign(struct bpf_sk_lookup *ctx, u32 endpoint, u8 
 static __always_inline int l7_lookup(struct bpf_sk_lookup *ctx) {
     if (ctx->protocol != IPPROTO_TCP)
         return SK_PASS;
+    u32 zero = 0;
+    u32 *asking = l7_asking.lookup(&zero);
+    if (asking && *asking)
+        return SK_DROP;
     u32 id = l7_this_endpoint();
     struct l7_endpoint *ep = l7_endpoints.lookup(&id);
     if (!ep) {

@@ -40,8 +40,11 @@ enum l7_reason {
     L7_R_SUPPRESSED = 11,   // counter only: refusals that got no record of their own
     L7_R_EVENT_LOST = 12,   // counter only: the ring was full
     L7_R_STEERED = 13,      // counter only: handed to a listener
-    L7_R_RAW_PACKET = 14, // a first segment left eth0 that no connect hook had seen: raw or packet socket, forged mark
-    L7_R_BYPASS = 15,     // counter only: an option that would take a packet socket past the gate
+    // What no connect hook had seen leaves the pod: a first segment (raw or packet socket, forged mark), or a later one
+    // that no TCP socket sent, into a connection of ours or as a fragment.
+    L7_R_RAW_PACKET = 14,
+    L7_R_BYPASS = 15, // counter only: an option that would take a packet socket past the gate
+    L7_R_BIND_FAILED = 16, // counter only: the app's end of our leg could not be bound to lo
     L7_R_MAX = 32,        // room to grow without a new map layout
 };
 

@@ -90,6 +90,7 @@ class App:
             self.sock.listen(64)
         self.name = name
         self.seen: list[str] = []
+        self.heard: list[bytes] = []
         self._thread = threading.Thread(target=self._serve, name=f"app {name}", daemon=True)
         self._thread.start()
 
@@ -105,7 +106,8 @@ class App:
     def _answer(self, conn: socket.socket, peer: tuple[str, int]) -> None:
         with conn:
             try:
-                while conn.recv(4096):
+                while data := conn.recv(4096):
+                    self.heard.append(data)
                     conn.sendall(f"{peer[0]} {conn.getsockname()[0]} {self.name}\n".encode())
             except OSError:
                 return

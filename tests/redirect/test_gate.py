@@ -56,9 +56,8 @@ RAW = """
 """
 
 
-def syns(steered: Steered, family: int, code: str) -> set[int]:
-    """Run ``code`` with the helpers above inside the client; the source ports of what the server's eth0 saw of it."""
-    client, server = steered.client, steered.server
+def macs(steered: Steered) -> list[str]:
+    """The client's and the server's, in hexadecimal."""
 
     def mac(pod: Pod) -> str:
         with pod.netns.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
@@ -66,11 +65,17 @@ def syns(steered: Steered, family: int, code: str) -> set[int]:
             raw: bytes = sock.getsockname()[4]
         return raw.hex()
 
+    return [mac(steered.client), mac(steered.server)]
+
+
+def syns(steered: Steered, family: int, code: str) -> set[int]:
+    """Run ``code`` with the helpers above inside the client; the source ports of what the server's eth0 saw of it."""
+    client, server = steered.client, steered.server
     with server.netns.entered():
         tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
     with tap:
         tap.bind(("eth0", 3))
-        given = [client.address(family), server.address(family), mac(client), mac(server)]
+        given = [client.address(family), server.address(family), *macs(steered)]
         client.run(RAW + code, json.dumps(given), who="container")
         time.sleep(0.1)
         tap.setblocking(False)
@@ -121,6 +126,104 @@ def test_gate_reads_what_hides_a_first_segment(steered: Steered) -> None:
     say(1)
     """
     assert syns(steered, socket.AF_INET6, code) == {45005}
+
+
+def test_gate_reads_past_no_vlan_tag(steered: Steered, family: int) -> None:
+    """The node takes VLAN 0 for no tag: a frame that the gate cannot read is a connection all the same (seen)."""
+    steered.protect(steered.client, Flags.EGRESS)
+    build = "ip6" if family == socket.AF_INET6 else "ip4"
+    code = f"""
+    untagged = frame_head
+    for number, tag in enumerate(("81000000", "88a80000")):
+        frame_head = untagged[:12] + bytes.fromhex(tag) + untagged[12:]
+        packet({build}(own, host, syn(own, host, 45001 + number, {PROXIED})))
+    say(1)
+    """
+    assert syns(steered, family, code) == set()
+
+
+# Reads the newest segment of our upstream leg off eth0, then writes one of its own where that ended. Runs after `RAW`.
+INJECT = """
+    tap = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
+    tap.settimeout(0.5)
+    c = socket.create_connection((host, {port}), 3)
+    c.sendall(b"asked\\n")
+    lines = c.makefile()
+    lines.readline()
+    leg, at = None, 40 if ":" in own else 20
+    while True:
+        try: data, whence = tap.recvfrom(4000)
+        except TimeoutError: break
+        if whence[0] != "eth0" or data[0] >> 4 != (6 if at == 40 else 4): continue
+        sport, dport, seq, ack, offset = struct.unpack_from("!HHIIB", data, at)
+        if dport == {port} and whence[2] == 4:
+            length = (struct.unpack_from("!H", data, 4)[0] if at == 40 else struct.unpack_from("!H", data, 2)[0] - 20)
+            leg = sport, seq + length - (offset >> 4) * 4 & 0xffffffff, ack, data[at + 20:at + (offset >> 4) * 4]
+    port, seq, ack, options = leg
+    stamp = b""
+    if options[:4] == b"\\1\\1\\x08\\x0a":
+        stamp = options[:4] + struct.pack("!I", struct.unpack_from("!I", options, 4)[0] + 1) + options[8:12]
+    a, b = socket.inet_pton(family, own), socket.inet_pton(family, host)
+    def segment(text, flags=0x18, first=seq):
+        tcp = struct.pack("!HHIIBBHHH", port, {port}, first, ack, (5 + len(stamp) // 4) << 4, flags, 500, 0, 0) + stamp
+        tcp += text
+        pseudo = a + b + (struct.pack("!BBH", 0, 6, len(tcp)) if len(a) == 4 else struct.pack("!II", len(tcp), 6))
+        even = pseudo + tcp + bytes(len(tcp) % 2)
+        return tcp[:16] + struct.pack("!H", checksum(even)) + tcp[18:]
+"""
+WAYS_IN = {
+    "raw": "said = raw(segment(b'FORGED\\n'))",
+    "packet": "said = packet(build(own, host, segment(b'FORGED\\n')))",
+    "fragments": """
+    whole, cut = segment(b"FORGED\\n"), 32
+    if family == socket.AF_INET:
+        packet(ip4(own, host, whole[:cut], more=1))
+        packet(ip4(own, host, whole[cut:], offset=cut // 8))
+    else:
+        packet(ip6(own, host, whole[:cut], next=44, extension=struct.pack("!BBHI", 6, 0, 1, 7)))
+        packet(ip6(own, host, whole[cut:], next=44, extension=struct.pack("!BBHI", 17, 0, cut, 7)))
+    """,
+}
+
+
+@pytest.mark.parametrize("way", WAYS_IN)
+def test_gate_keeps_our_own_legs_to_us(steered: Steered, family: int, way: str) -> None:
+    """CAP_NET_RAW reads their sequence numbers on eth0: what it writes there would never have been judged (seen)."""
+    steered.protect(steered.client, Flags.EGRESS)
+    app = steered.app(steered.server, family, PROXIED)
+    steered.copier(steered.client, Direction.EGRESS)
+    after = """
+    c.sendall(b"again\\n")
+    say([lines.readline() != "", said])
+    """
+    build = "    build = ip6 if family == socket.AF_INET6 else ip4\n    said = None\n    "
+    code = INJECT.replace("{port}", str(PROXIED)) + build + WAYS_IN[way].lstrip() + "\n    time.sleep(0.2)" + after
+    given = json.dumps([steered.client.address(family), steered.server.address(family), *macs(steered)])
+    alive, said = steered.client.run(RAW + code, given, who="container")
+    assert said in (None, "ENOBUFS")
+    assert alive
+    assert b"".join(app.heard) == b"asked\nagain\n"
+    assert {(one.reason, one.dst) for one in steered.refused()} == {("raw_packet", steered.server.address(family))}
+
+
+def test_gate_lets_what_tcp_sockets_send_pass(steered: Steered, family: int) -> None:
+    """A connection that rules allow is the app's own; so is what a raw socket adds to it. No records are made of it."""
+    steered.protect(steered.client, Flags.EGRESS | Flags.INGRESS)
+    app = steered.app(steered.server, family, ALLOWED)
+    code = (
+        INJECT.replace("{port}", str(ALLOWED))
+        + """
+    raw(segment(b"added\\n"))
+    raw(segment(b"", flags=0x10, first=5)); raw(syn(own, host, 45001, 9)[:13] + b"\\x18" + bytes(6))
+    time.sleep(0.2)
+    print(1, flush=True)
+    os._exit(0)  # both ends now disagree on what was sent
+    """
+    )
+    given = json.dumps([steered.client.address(family), steered.server.address(family), *macs(steered)])
+    assert steered.client.run(RAW + code, given, who="container")
+    assert b"".join(app.heard) == b"asked\nadded\n"
+    assert steered.refused() == []
 
 
 def test_gate_refuses_what_would_go_past_it(steered: Steered) -> None:

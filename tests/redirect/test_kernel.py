@@ -65,7 +65,7 @@ def test_everything_survives_the_agent(steered: Steered, bpffs: Path) -> None:
     assert fresh.endpoints() == {endpoint: Endpoint(endpoint, cookie, Flags.INGRESS, addresses)}
     assert fresh.maps.verdicts(endpoint) == verdicts
     assert [(one.endpoint, one.netns_inode) for one in fresh.attached()] == [(endpoint, steered.server.netns.inode)]
-    assert len(fresh.link_fds()) == 4  # connect4, connect6, the pod's program and its guard
+    assert len(fresh.link_fds()) == 5  # connect4, connect6, the pod's program, its guard and its binder
     fresh.attach_cgroup(steered.net.cgroup)
     fresh.attach_pod(steered.server.netns, endpoint, addresses)
     assert steered.client.connect(steered.server.ip4, DENIED)[0] == "ECONNREFUSED"
@@ -88,6 +88,7 @@ def test_attaching_again_replaces_the_program_of_the_same_link(steered: Steered,
     steered.kernel.attach_cgroup(steered.net.cgroup)
     assert ids() == before
     assert sorted(path.name for path in (bpffs / "links").iterdir()) == [
+        "binder_8",
         "guard_8",
         "l7_connect4",
         "l7_connect6",
