@@ -83,7 +83,7 @@ def run(args: argparse.Namespace, directories: Mapping[str, Path]) -> int:
     try:
         options = options_of(args, colour=colour)
     except ValueError as error:
-        print(f"observe: {error}", file=sys.stderr)
+        print(f"tulle observe: {error}", file=sys.stderr)
         return 2
     try:
         return observe(options, directories, sys.stdout)
@@ -118,6 +118,7 @@ class _Session:
         self.err = err
         self.damage = Damage()
         self.gaps = Gaps()
+        self.shown = 0
         self.bad_said = 0
         self.missing_said = 0
         self.said_at = 0.0
@@ -127,7 +128,7 @@ class _Session:
     def run(self) -> int:
         if not any(streams(directory) for directory in self.directories.values()):
             places = ", ".join(str(directory) for directory in self.directories.values())
-            print(f"observe: no audit records in {places or 'no directory at all'} yet", file=self.err)
+            print(f"tulle observe: no audit records in {places or 'no directory at all'} yet", file=self.err)
         options = self.options
         if options.everything or (options.filters.since and options.last is None):
             self._everything()
@@ -137,6 +138,8 @@ class _Session:
         self._say_trouble(at_once=True)
         if self.follower is not None:
             self._follow(self.follower)
+        elif not self.shown:
+            print("tulle observe: no record matches", file=self.err)
         return 0
 
     def close(self) -> None:
@@ -159,6 +162,7 @@ class _Session:
             text = line.decode("utf-8", "backslashreplace")
         else:
             text = compact.line(record, node=len(self.directories) > 1, colour=self.options.colour)
+        self.shown += 1
         self.out.write(text + "\n")
 
     def _until(self, node: str, stream: str) -> Position | None:
@@ -195,7 +199,8 @@ class _Session:
         if more and self.options.last is None and not since:
             self.out.flush()
             print(
-                f"observe: these are the last {count}; --last N or --all shows more, --follow what comes", file=self.err
+                f"tulle observe: these are the last {count}; --last N or --all shows more, --follow what comes",
+                file=self.err,
             )
 
     def _everything(self) -> None:
@@ -259,9 +264,11 @@ class _Session:
             return
         self.bad_said, self.missing_said, self.said_at = self.damage.bad_lines, self.gaps.missing, now
         if bad:
-            print(f"observe: {bad} {'line' if bad == 1 else 'lines'} could not be read as a record", file=self.err)
+            print(
+                f"tulle observe: {bad} {'line' if bad == 1 else 'lines'} could not be read as a record", file=self.err
+            )
         if missing:
-            print(f"observe: {missing} {'record is' if missing == 1 else 'records are'} missing", file=self.err)
+            print(f"tulle observe: {missing} {'record is' if missing == 1 else 'records are'} missing", file=self.err)
 
 
 def _in_order(records: Iterator[tuple[str, schema.Record, bytes]]) -> Iterator[tuple[str, schema.Record, bytes]]:

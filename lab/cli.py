@@ -24,7 +24,13 @@ def register(subparsers: "SubParsers") -> None:
         description="A cluster on one machine: nodes and pods as network namespaces, each node with an agent.",
         epilog="example: tulle lab up && tulle lab exec frontend -- curl -s http://web/",
     )
-    commands = lab.add_subparsers(dest="lab_command", metavar="COMMAND", required=True)
+    commands = lab.add_subparsers(dest="lab_command", metavar="COMMAND")
+
+    def show_help(_: argparse.Namespace) -> int:
+        lab.print_help()
+        return 2
+
+    lab.set_defaults(handler=show_help)
     _register_life(commands)
     _register_policy(commands)
     _register_view(commands)

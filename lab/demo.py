@@ -281,6 +281,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep = options.keep
     signal.signal(signal.SIGTERM, _interrupt)
     lab = options.name or _free_name()
+    if options.name in state.all_labs():
+        print(f"demo: lab '{lab}' is up: choose another name, or none", file=sys.stderr)
+        return 1
     try:
         with _lab_down(lab, keep=keep):
             good = Demo(lab).run()

@@ -125,7 +125,9 @@ def load_spec(path: Path) -> LabSpec:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise LabError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise LabError(f"{path}: {error}") from error
     try:
         tree = yaml.compose(text, yaml.SafeLoader)

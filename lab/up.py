@@ -43,7 +43,8 @@ def up(name: str, spec: LabSpec, *, mode: str, with_agents: bool) -> tuple[Lab, 
         present = state.read(name)
         if present is not None and present.state == state.UP and _still_there(present):
             if present != replace(wanted, state=state.UP):
-                raise LabError(f"lab {name!r} is up, with another description: run `tulle lab down` first")
+                option = "" if name == names.DEFAULT_LAB else f" --name {name}"
+                raise LabError(f"lab {name!r} is up, with another description: run `tulle lab down{option}` first")
             return present, False
         down.remove(name)  # half made, or its processes and namespaces went some other way
         with _nothing_left_on_failure(name):

@@ -210,7 +210,7 @@ def test_bad_lines_are_counted_and_the_unfinished_one_is_not(tmp_path: Path) -> 
     for arguments in ((), ("--all",)):
         lines, err = show({"n": tmp_path}, *arguments)
         assert targets(lines) == ["/1", "/2"]
-        assert err == "observe: 2 lines could not be read as a record\n"
+        assert err == "tulle observe: 2 lines could not be read as a record\n"
 
 
 def test_lines_over_block_borders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +227,7 @@ def test_missing_numbers_are_said_and_told_losses_are_not(tmp_path: Path) -> Non
     fill(tmp_path, "w", [request_facts(f"/{number}") for number in range(9)])
     lines = file_lines(tmp_path / "w.jsonl")
     (tmp_path / "w.jsonl").write_bytes(b"".join(lines[2:5] + lines[7:]))
-    assert show({"n": tmp_path}, "--all")[1] == "observe: 2 records are missing\n"
+    assert show({"n": tmp_path}, "--all")[1] == "tulle observe: 2 records are missing\n"
     sink = ListSink(room=0)
     writer = Writer("n/w", "other", sink, buffer_bytes=5000)
     for _ in range(30):
@@ -301,7 +301,7 @@ def test_a_wrong_value_exits_with_2(tmp_path: Path) -> None:
     with run(str(tmp_path), "--since", "soon") as process:
         out, err = process.communicate(timeout=10)
     assert (out, process.returncode) == ("", 2)
-    assert err.startswith("observe: --since")
+    assert err.startswith("tulle observe: --since")
 
 
 def test_colour_is_for_terminals_alone(tmp_path: Path) -> None:

@@ -249,3 +249,47 @@ def test_ctrl_c_takes_the_demos_lab_down(demo_name: str, when: str) -> None:
                 os.killpg(demo.pid, signal.SIGINT)  # the impatient
         assert demo.wait(60) == 130
     assert left_of(demo_name) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["tset"], "unknown command 'tset': did you mean 'test'?"),
+        (["demmo"], "did you mean 'demo'?"),
+        (["setup", "now"], "'./dev setup' takes no arguments"),
+    ],
+)
+def test_a_mistyped_dev_command_suggests_the_nearest_and_does_nothing(words: list[str], said: str) -> None:
+    done = subprocess.run(["./dev", *words], cwd=ROOT, check=False, capture_output=True, text=True)  # noqa: S603  our own script
+    assert done.returncode == 1
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize("command", ["clean", "setup", "lint"])
+def test_help_of_a_dev_command_is_no_work(command: str) -> None:
+    done = subprocess.run(["./dev", command, "--help"], cwd=ROOT, check=False, capture_output=True, text=True)  # noqa: S603  our own script
+    assert done.returncode == 0
+    assert "./dev clean" in done.stdout
+    assert Path(sys.executable).exists()
+
+
+def test_dev_clean_leaves_labs_that_are_up_their_checkout(lab: Cluster) -> None:
+    done = subprocess.run(["./dev", "clean"], cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert lab.name in done.stderr
+    assert lab.curl("frontend", "http://web/") == 200
+
+
+def test_observe_says_that_nothing_matches(lab: Cluster) -> None:
+    done = tulle("observe", "--name", lab.name, "--pod", "nobody-has-this-name")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "no record matches" in done.stderr
+
+
+def test_the_demo_uses_no_lab_that_is_up(lab: Cluster) -> None:
+    done = subprocess.run(  # noqa: S603  our own module
+        [sys.executable, "-m", "lab.demo", "--name", lab.name], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "is up" in done.stderr
+    assert lab.curl("frontend", "http://web/") == 200
