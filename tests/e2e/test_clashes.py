@@ -168,3 +168,29 @@ def test_a_server_that_closes_first(policed: Cluster, family: str) -> None:
     finally:
         server.kill()
         server.communicate()
+
+
+HOLD_RANGE = """
+import resource, socket, sys
+host = sys.argv[1]
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+held = []
+for port in range(61000, 65536, 2):
+    sock = socket.socket()
+    sock.settimeout(10)
+    sock.bind(("0.0.0.0", port))
+    sock.connect((host, 80))
+    held.append(sock)
+right = 0
+for sock in held[::10]:
+    sock.sendall(b"GET /public HTTP/1.1\\r\\nHost: web\\r\\n\\r\\n")
+    right += sock.recv(4096).startswith(b"HTTP/1.1 200 ")
+print(len(held), right)
+"""
+
+
+def test_a_client_that_holds_half_of_that_range(policed: Cluster) -> None:
+    host = policed.pods()["web"]["ipv4"]
+    done = policed.python("frontend", HOLD_RANGE, host)
+    assert done.stdout.split() == ["2268", "227"], done.stderr

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 import time
+from contextlib import ExitStack
 
 import pytest
 
 from redirect.sockets import open_listener, prepared_leg
 from redirect.types import Answer, Direction, Flags, VerdictKey
 from tests.redirect.conftest import ALLOWED, CLIENT_IDENTITY, DENIED, PROXIED, UNNAMED, Steered
-from tests.redirect.pods import run
+from tests.redirect.pods import run, visiting
 
 pytestmark = pytest.mark.root
 
@@ -364,3 +365,67 @@ def test_listener_keeps_a_dead_netns_alive_until_it_is_closed(steered: Steered) 
         time.sleep(0.02)
     assert [one.endpoint for one in kernel.attached()] == []
     assert not (kernel.bpffs / "links" / "pod_9").exists()
+
+
+MEET = """
+    host, port, local = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    s.settimeout(3)
+    s.bind(("", local))
+    s.connect((host, port))
+    lines = s.makefile()
+    for _ in range(2):
+        s.sendall(b"hello\\n")
+        print(lines.readline(), end="", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def bound_to(sock: socket.socket) -> bytes:
+    """The device of a socket."""
+    device: bytes = sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16)
+    return device.rstrip(b"\0")
+
+
+@pytest.mark.parametrize("dual", [False, True], ids=["one family", "dual stack"])
+@pytest.mark.parametrize("leg_first", [True, False], ids=["leg first", "client first"])
+def test_a_client_on_the_port_of_a_live_leg(steered: Steered, family: int, leg_first: bool, dual: bool) -> None:
+    """The app's end of our leg is bound to lo: the same 4-tuple on eth0 is another connection (seen to hang)."""
+    server, source = steered.server, steered.client.address(family)
+    endpoint, address = steered.protect(server, Flags.INGRESS), server.address(family)
+    with ExitStack() as stack:
+        down_listener = stack.enter_context(open_listener(server.netns, Direction.INGRESS, family))
+        steered.kernel.set_listener(endpoint, Direction.INGRESS, family, 0, down_listener)
+        with visiting(server.cgroup), server.netns.entered():
+            app_family = socket.AF_INET6 if dual else family
+            app = stack.enter_context(socket.create_server(("", PROXIED), family=app_family, dualstack_ipv6=dual))
+        with server.netns.entered():
+            leg = stack.enter_context(prepared_leg(Direction.INGRESS, family))
+        for sock in (down_listener, app, leg):
+            sock.settimeout(3)
+        leg.bind((source, 61000))
+        if leg_first:
+            leg.connect((address, PROXIED))
+        client = stack.enter_context(steered.client.start(MEET, address, str(PROXIED), "61000"))
+        stack.callback(client.kill)
+        down, peer = down_listener.accept()
+        stack.enter_context(down)
+        if not leg_first:
+            leg.connect((address, PROXIED))
+        end, seen = app.accept()
+        stack.enter_context(end)
+        assert (bound_to(end), bound_to(app), bound_to(down)) == (b"lo", b"", b"eth0")
+        mapped = "::ffff:" if dual and family == socket.AF_INET else ""
+        assert (seen[:2], end.getsockname()[:2]) == ((mapped + source, 61000), (mapped + address, PROXIED))
+        assert peer[:2] == (source, 61000)
+        for sock in (down, end):
+            sock.settimeout(3)
+        assert client.stdout is not None
+        for line in (b"1\n", b"2\n"):
+            assert down.recv(100) == b"hello\n"
+            for one, other in ((leg, end), (end, leg)):
+                one.sendall(line)
+                assert other.recv(100) == line
+            down.sendall(line)
+            assert client.stdout.readline() == line.decode()
+    assert steered.kernel.counters()["bind_failed"] == 0
