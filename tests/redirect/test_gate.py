@@ -85,8 +85,9 @@ def syns(steered: Steered, family: int, code: str) -> set[int]:
                 frame = tap.recv(2000)
             except BlockingIOError:
                 return seen
-            # every test's source port is in the frame once, wherever the header begins
-            seen |= {port for port in range(45000, 45020) if port.to_bytes(2) in frame[34:]}
+            # wherever the header begins; with the destination's beside it, as a checksum can look like a port
+            pairs = ((own, other) for own in range(45000, 45020) for other in (PROXIED, ALLOWED, DENIED))
+            seen |= {own for own, other in pairs if own.to_bytes(2) + other.to_bytes(2) in frame[34:]}
 
 
 def test_gate_stops_raw_and_packet_sockets(steered: Steered, family: int) -> None:
