@@ -43,9 +43,9 @@ enum l7_reason {
     // What no connect hook had seen leaves the pod: a first segment (raw or packet socket, forged mark), or a later one
     // that no TCP socket sent, into a connection of ours or as a fragment.
     L7_R_RAW_PACKET = 14,
-    L7_R_BYPASS = 15, // counter only: an option that would take a packet socket past the gate
+    L7_R_BYPASS = 15,      // counter only: an option that would take a packet socket past the gate
     L7_R_BIND_FAILED = 16, // counter only: the app's end of our leg could not be bound to lo
-    L7_R_MAX = 32,        // room to grow without a new map layout
+    L7_R_MAX = 32,         // room to grow without a new map layout
 };
 
 // One address, IPv4 as ::ffff:a.b.c.d (RFC 4291 2.5.5.2): one key form, one trie, no family field to mistake.
