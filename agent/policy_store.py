@@ -33,6 +33,8 @@ class PolicyStore:
         self.revision = 0
         self.errors: list[str] = []
         """One line per mistake in the directory as it is now; empty when what is there is in force."""
+        self.save_error: str | None = None
+        """Why what is in force is not on disk: a restart beside a bad file would find an older set."""
         self._digest = ""
         self._seen: tuple[tuple[str, int, int, int], ...] = ()
         try:
@@ -55,11 +57,12 @@ class PolicyStore:
                 log.error("%s", line)
             return self.current is None and self._restore()
         self.errors = []
-        if self.current is not None and policies.digest == self._digest:
-            return False
-        self._adopt(policies)
-        self._remember(files)
-        return True
+        changed = self.current is None or policies.digest != self._digest
+        if changed:
+            self._adopt(policies)
+        if changed or self.save_error is not None:
+            self._remember(files)
+        return changed
 
     def touched(self) -> bool:
         """Whether the directory looks different from the last `rescan`: a watch can miss what a scan cannot."""
@@ -91,6 +94,15 @@ class PolicyStore:
         self.current, self._digest = policies, policies.digest
 
     def _remember(self, files: Sequence[Path]) -> None:
+        """Keep a copy of the set in force. A full disk is said and tried again; it does not hold policies up."""
+        try:
+            self._write(files)
+            self.save_error = None
+        except OSError as error:
+            self.save_error = f"cannot keep the policies in '{self._last_good}': {error.strerror}"
+            log.error("%s", self.save_error)
+
+    def _write(self, files: Sequence[Path]) -> None:
         fresh = self._last_good.with_suffix(".new")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)

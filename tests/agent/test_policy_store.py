@@ -117,3 +117,24 @@ def test_other_files_are_left_alone(place: Place) -> None:
     store = place.store()
     assert store.rescan() is True
     assert store.errors == []
+
+
+def test_a_set_that_cannot_be_kept_is_in_force_all_the_same_and_is_kept_later(place: Place) -> None:
+    store = place.store()
+    store.rescan()
+    place.write("a.yaml", POLICY % "a")
+    shutil.rmtree(place.state)
+    place.state.write_text("as a full disk: nothing can be made here")
+    assert store.rescan() is True
+    assert store.revision == 2
+    assert store.errors == []
+    assert "cannot keep the policies" in str(store.save_error)
+    place.state.unlink()
+    place.state.mkdir()
+    assert store.rescan() is False
+    assert store.save_error is None
+    place.write("a.yaml", "not a policy")
+    later = place.store()
+    assert later.rescan() is True
+    assert later.current is not None
+    assert len(later.current.sections) == 1
