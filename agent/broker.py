@@ -7,8 +7,9 @@ message. It ends when the agent and every worker have closed their channels.
     agent  → {"op": "pod", "endpoint", "path", "inode"}   serve sockets in this pod's network namespace
              {"op": "gone", "endpoint"}                    close it
              {"op": "worker", "name"} + 1 descriptor       serve this worker
-    worker → {"endpoint", "direction", "family", "count"}
-           ← {"endpoint", "direction", "family", "error"} + up to `count` descriptors
+             {"op": "ping"}                                answered with the same
+    worker → {"endpoint", "direction", "family", "count", "serial"}
+           ← {"endpoint", "direction", "family", "serial", "error"} + up to `count` descriptors
 
 Started as `python -m agent.broker FD` with the agent's channel as descriptor FD.
 """
@@ -43,6 +44,7 @@ class Broker:
     def __init__(self, agent: socket.socket) -> None:
         self._selector = selectors.DefaultSelector()
         self._pods: dict[int, tuple[netns.Netns, Path]] = {}
+        self._agent: socket.socket | None = agent
         self._watch(agent, self._agent_readable)
 
     def run(self) -> None:
@@ -54,7 +56,7 @@ class Broker:
                 sock: socket.socket = key.fileobj  # type: ignore[assignment]  # only sockets are registered
                 try:
                     serve(sock)
-                except (OSError, channel.ChannelError, ValueError, KeyError, TypeError) as error:
+                except (OSError, channel.ChannelError, ValueError, ArithmeticError, KeyError, TypeError) as error:
                     log.warning("channel closed: %s", error)
                     self._drop(sock)
             if time.monotonic() - checked >= PLACE_CHECK_S:
@@ -62,19 +64,30 @@ class Broker:
                 self._close_dead_pods()
 
     def _watch(self, sock: socket.socket, serve: Callable[[socket.socket], None]) -> None:
+        sock.setblocking(False)
         self._selector.register(sock, selectors.EVENT_READ, serve)
 
     def _drop(self, sock: socket.socket) -> None:
+        if sock is self._agent:
+            self._agent = None
         self._selector.unregister(sock)
         sock.close()
 
     def _agent_readable(self, sock: socket.socket) -> None:
-        received = channel.receive(sock)
-        if received is None:
-            self._drop(sock)
-            return
-        message, fds = received
+        while self._agent is not None:
+            try:
+                received = channel.receive(sock)
+            except BlockingIOError:
+                return
+            if received is None:
+                self._drop(sock)
+                return
+            self._told(sock, *received)
+
+    def _told(self, sock: socket.socket, message: channel.Message, fds: list[int]) -> None:
         match message["op"]:
+            case "ping":
+                channel.send(sock, message)
             case "worker":
                 (fd,) = fds
                 self._watch(socket.socket(fileno=fd), self._worker_readable)
@@ -114,16 +127,35 @@ class Broker:
             return
         message, fds = received
         channel.close_all(fds)
-        endpoint, direction, family, count = (int(message[key]) for key in ("endpoint", "direction", "family", "count"))  # type: ignore[call-overload]  # a non-number raises, and the channel is closed
+        if self._agent is not None:
+            # INVARIANT: what the agent said before the worker asked is done first: an endpoint's number may be another
+            # pod's by now, and a socket of the wrong pod speaks in its name.
+            self._agent_readable(self._agent)
+        endpoint, direction, family, count, serial = (
+            int(message.get(key, 0))  # type: ignore[call-overload]  # a non-number raises, and the channel is closed
+            for key in ("endpoint", "direction", "family", "count", "serial")  # a worker of before has no serial
+        )
         if direction not in (0, 1) or family not in (socket.AF_INET, socket.AF_INET6) or count < 1:
             raise ValueError(f"bad request {message}")
         opened, trouble = self._open(endpoint, direction, family, min(count, MAX_BATCH))
+        kind = {"endpoint": endpoint, "direction": direction, "family": family, "serial": serial}
+        self._answer(sock, {**kind, "error": trouble}, opened)
+
+    def _answer(self, sock: socket.socket, answer: channel.Message, opened: list[socket.socket]) -> None:
+        """Send, now or when the worker has read what is before it. One that does not read waits alone, and is not read
+        meanwhile."""
         try:
-            answer: channel.Message = {"endpoint": endpoint, "direction": direction, "family": family, "error": trouble}
             channel.send(sock, answer, [leg.fileno() for leg in opened])
-        finally:
+        except BlockingIOError:
+            self._selector.modify(sock, selectors.EVENT_WRITE, lambda ready: self._answer(ready, answer, opened))
+            return
+        except OSError:
             for leg in opened:
                 leg.close()
+            raise
+        for leg in opened:
+            leg.close()
+        self._selector.modify(sock, selectors.EVENT_READ, self._worker_readable)
 
     def _open(self, endpoint: int, direction: int, family: int, count: int) -> tuple[list[socket.socket], str | None]:
         if endpoint not in self._pods:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 from agent.errors import AgentError
@@ -22,6 +23,27 @@ class BrokerLink:
         self._child: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
         self._pods: dict[int, tuple[Path, int]] = {}
+        self._heard = self._asked = 0.0
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds for which a ping has had no answer."""
+        return max(0.0, time.monotonic() - self._asked) if self._asked > self._heard else 0.0
+
+    def ping(self) -> None:
+        """Take the answer to the last ping, if it is there, and send another."""
+        if self._sock is None:
+            return
+        try:
+            while self._asked > self._heard and channel.receive(self._sock) is not None:
+                self._heard = time.monotonic()
+        except BlockingIOError:
+            return  # not yet
+        except (OSError, channel.ChannelError) as error:
+            log.error("broker: %s", error)
+            return
+        if self._tell({"op": "ping"}):
+            self._asked = time.monotonic()
 
     @property
     def alive(self) -> bool:
@@ -36,10 +58,15 @@ class BrokerLink:
     def start(self) -> None:
         """Start a broker and tell it of every pod. The workers must be connected to it by `serve`."""
         self.close()
+        if self._child is not None:
+            self._child.kill()  # hung: it could hold the workers' sockets back for ever
+            self._child.wait()
         ours, theirs = make_pair()
+        ours.setblocking(False)
         with contextlib.closing(theirs):
             self._child = spawn("agent.broker", theirs.fileno(), cgroup=self._cgroup)
         self._sock = ours
+        self._heard = self._asked = time.monotonic()
         for endpoint, (path, inode) in self._pods.items():
             self._tell_pod(endpoint, path, inode)
 
@@ -80,6 +107,11 @@ class BrokerLink:
             return False
         try:
             channel.send(self._sock, message, fds)
+        except BlockingIOError:
+            if self._child is not None:  # it has not read for long, and would miss this: the next is told everything
+                log.error("the broker does not read and is killed")
+                self._child.kill()
+            return False
         except OSError as error:
             log.error("broker: %s", error)
             return False

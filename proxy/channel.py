@@ -59,7 +59,7 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
         message = json.loads(data)
         if not isinstance(message, dict):
             raise ChannelError("message is not an object")
-    except (ValueError, ChannelError) as error:
+    except (ValueError, RecursionError, ChannelError) as error:
         close_all(fds)
         raise ChannelError(str(error)) from error
     return message, list(fds)

@@ -34,10 +34,17 @@ class Stock:
         self._broker: socket.socket | None = None
         self._have: dict[Kind, deque[socket.socket]] = {}
         self._target: dict[Kind, int] = {}
-        self._asked: dict[Kind, int] = defaultdict(int)
+        self._asked: dict[Kind, int] = {}
+        """Serial of the request that is under way for a kind."""
+        self._serial = 0
         self._waiting: dict[Kind, deque[Callable[[], None]]] = defaultdict(deque)
         self.dry = 0
         """Times that a connection found no socket and had to wait."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a channel to a broker."""
+        return self._broker is not None
 
     def use_broker(self, sock: socket.socket) -> None:
         """Take sockets from this broker from now on; an earlier channel is closed."""
@@ -64,6 +71,8 @@ class Stock:
             for sock in self._have.pop(kind):
                 sock.close()
             del self._target[kind]
+            # what is on its way is of this pod; under the same number the next request may be for another
+            self._asked.pop(kind, None)
             self._wake(kind, everybody=True)
 
     def held(self) -> int:
@@ -96,27 +105,31 @@ class Stock:
         self._refill(kind)
 
     def _refill(self, kind: Kind) -> None:
-        if self._broker is None or kind not in self._have or self._asked[kind]:
+        if self._broker is None or kind not in self._have or kind in self._asked:
             return
         count = min(BATCH, max(self._target[kind] - len(self._have[kind]), len(self._waiting[kind])))
         if count < 1:
             return
         endpoint, direction, family = kind
+        self._serial = self._asked[kind] = self._serial + 1
+        message: channel.Message = {
+            "endpoint": endpoint,
+            "direction": direction,
+            "family": int(family),
+            "count": count,
+            "serial": self._serial,
+        }
         try:
-            message: channel.Message = {
-                "endpoint": endpoint,
-                "direction": direction,
-                "family": int(family),
-                "count": count,
-            }
             channel.send(self._broker, message)
         except BlockingIOError:
-            self._loop.call_later(0.01, self._refill, kind)
-            return
+            self._loop.call_later(0.01, self._ask_again, kind, self._serial)
         except OSError:
             self._lose_broker()
-            return
-        self._asked[kind] = count
+
+    def _ask_again(self, kind: Kind, serial: int) -> None:
+        if self._asked.get(kind) == serial:
+            del self._asked[kind]
+            self._refill(kind)
 
     def _readable(self) -> None:
         if self._broker is None:
@@ -135,16 +148,17 @@ class Stock:
         kind = (message["endpoint"], message["direction"], message["family"])
         opened = [socket.socket(fileno=fd) for fd in fds]
         have = self._have.get(kind)  # type: ignore[arg-type]  # a kind that is not ours is closed below
-        if have is None:
+        known: Kind = kind  # type: ignore[assignment]  # where it is no key of _have it is used for nothing
+        if have is None or self._asked.get(known) != message["serial"]:
             for sock in opened:
                 sock.close()
             return
-        known: Kind = kind  # type: ignore[assignment]  # it is a key of _have
-        self._asked[known] = 0
+        del self._asked[known]
         for sock in opened:
             sock.setblocking(False)
             have.append(sock)
-        self._wake(known, everybody=message.get("error") is not None)
+        # after an error nobody is called beyond what came: they ask again by themselves, a little later
+        self._wake(known, everybody=False)
         if message.get("error") is None and len(have) < self._target[known]:
             self._refill(known)
 
@@ -159,3 +173,4 @@ class Stock:
             self._loop.remove_reader(self._broker.fileno())
             self._broker.close()
             self._broker = None
+            self._asked.clear()

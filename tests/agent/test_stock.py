@@ -28,7 +28,7 @@ class Broker:
 
     def answer(self, request: channel.Message, count: int, error: str | None = None) -> None:
         opened = [socket.socket() for _ in range(count)]
-        fields = {key: request[key] for key in ("endpoint", "direction", "family")}
+        fields = {key: request[key] for key in ("endpoint", "direction", "family", "serial")}
         channel.send(self.sock, {**fields, "error": error}, [each.fileno() for each in opened])
         for each in opened:
             each.close()
@@ -61,7 +61,7 @@ def test_keeps_a_few_from_the_start_and_asks_before_it_is_dry() -> None:
     async def body(stock: Stock, broker: Broker) -> None:
         stock.keep(1, INGRESS, V4)
         request = broker.request()
-        assert request == {"endpoint": 1, "direction": 0, "family": V4, "count": FIRST_TARGET}
+        assert request == {"endpoint": 1, "direction": 0, "family": V4, "count": FIRST_TARGET, "serial": 1}
         broker.answer(request, FIRST_TARGET)
         await settle()
         assert stock.held() == FIRST_TARGET
@@ -120,7 +120,9 @@ def test_never_asks_for_more_than_a_batch_nor_keeps_more_than_the_target() -> No
     run(body)
 
 
-def test_a_refusal_wakes_everybody_and_is_not_asked_again_at_once() -> None:
+def test_a_refusal_wakes_nobody_and_is_not_asked_again_at_once() -> None:
+    """Who waits asks again a little later; woken, they would ask at once, and worker and broker would spin."""
+
     async def body(stock: Stock, broker: Broker) -> None:
         woken: list[int] = []
         stock.keep(1, INGRESS, V4)
@@ -130,8 +132,44 @@ def test_a_refusal_wakes_everybody_and_is_not_asked_again_at_once() -> None:
         stock.when_ready(1, INGRESS, V4, lambda: woken.append(2))
         broker.answer(request, 0, "no such endpoint")
         await settle()
-        assert woken == [1, 2]
+        assert woken == []
         assert broker.request() is None
+        stock.when_ready(1, INGRESS, V4, lambda: woken.append(3))
+        request = broker.request()
+        assert request is not None
+        broker.answer(request, 3)
+        await settle()
+        assert woken == [1, 2, 3]
+
+    run(body)
+
+
+def test_sockets_of_an_earlier_pod_of_the_same_number_are_not_taken_for_the_next_one() -> None:
+    async def body(stock: Stock, broker: Broker) -> None:
+        stock.keep(1, INGRESS, V4)
+        late = broker.request()
+        assert late is not None
+        stock.drop(1)
+        stock.keep(1, INGRESS, V4)  # another pod by now
+        request = broker.request()
+        assert request is not None
+        assert request["serial"] != late["serial"]
+        broker.answer(late, 4)
+        await settle()
+        assert stock.held() == 0
+        broker.answer(request, 5)
+        await settle()
+        assert stock.held() == 5
+
+    run(body)
+
+
+def test_a_stock_that_lost_its_broker_says_so() -> None:
+    async def body(stock: Stock, broker: Broker) -> None:
+        assert stock.connected is True
+        broker.sock.close()
+        await settle()
+        assert stock.connected is False
 
     run(body)
 
