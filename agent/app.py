@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from pathlib import Path
 from typing import IO
 
 import watchfiles
@@ -21,7 +20,8 @@ from agent.config import Settings
 from agent.control import listen, serve
 from agent.denials import DenialRecorder
 from agent.errors import AgentError
-from agent.pods.inventory import Pod, PodKey, load_inventory, parse_pod
+from agent.pods.inventory import parse_pod
+from agent.pods.known import KnownPods
 from agent.policy_store import PolicyStore
 from agent.pool import Pool
 from agent.privileges import AGENT_KEEPS, keep_only
@@ -30,7 +30,6 @@ from agent.workers import WorkerLink
 from proxy.confine import raise_descriptor_limit
 from redirect import bpffs, cgroups, loader, steer
 from redirect.errors import RedirectError
-from redirect.netns import same
 from redirect.types import SLOTS
 
 log = logging.getLogger("tulle.agent")
@@ -51,13 +50,7 @@ class Agent:
         self._lock = asyncio.Lock()
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._pods: dict[PodKey, Pod] = {}
-        self._added: dict[PodKey, Pod] = {}
-        """Pods that came by `pod.add` and live; the inventory file, which follows their labels, wins over it."""
-        self._listed: Mapping[PodKey, Pod] = {}
-        self._deleted: dict[PodKey, tuple[Path, int]] = {}
-        """Pods that went by `pod.del` while their network namespace, and perhaps a line in the inventory, was there."""
-        self._inventory_error: str | None = None
+        self._known = KnownPods(settings.node, settings.inventory, settings.state_dir)
         self._trouble: str | None = None
         """Why the last reconcile failed; None when what is wanted is in force."""
         self._begun = asyncio.Event()
@@ -138,7 +131,8 @@ class Agent:
             await asyncio.sleep(RETRY_S)
         # not before: refusals of the time without an agent are named by the rules that are known now
         self._denials.attach(asyncio.get_running_loop())
-        self._pool.keep(self._settings.workers)
+        for keeper in self._pool.keepers(self._settings.workers):
+            self._start(keeper, "worker-keeper")
         await self._pool.until_serving(self._settings.workers)
         await self._hand_over(earlier)
         self._begun.set()
@@ -147,11 +141,15 @@ class Agent:
     async def _know_what_is_wanted(self) -> bool:
         async with self._lock:
             self._policies.rescan()
-            self._read_inventory()
+            self._known.refresh()
             if self._policies.current is None:
                 self._trouble = "no good policies: " + "; ".join(self._policies.errors)
                 return False
-            self._protector.plan(self._policies.current, self._policies.revision, self._pods)
+            if not self._known.complete:
+                # to go on would be to let go of every pod
+                self._trouble = f"no good inventory: {self._known.error}"
+                return False
+            self._protector.plan(self._policies.current, self._policies.revision, self._known.pods)
             return True
 
     async def _hand_over(self, earlier: list[WorkerLink]) -> None:
@@ -195,17 +193,8 @@ class Agent:
         except TimeoutError:
             raise AgentError(self._trouble or "the agent is still starting") from None
         async with self._lock:
-            self._policies.rescan()
-            self._read_inventory()
-            if self._policies.current is None:
-                self._ready = False
-                self._trouble = "no good policies: " + "; ".join(self._policies.errors)
-                raise AgentError(self._trouble)
             try:
-                troubles = await self._protector.reconcile(self._policies.current, self._policies.revision, self._pods)
-                self._attach_connect_hooks()  # whatever became of single pods: the others' egress hangs on it
-                if troubles:
-                    raise AgentError("; ".join(troubles))
+                await self._make_so()
             except (AgentError, RedirectError, OSError) as error:
                 log.error("not in force: %s", error)
                 self._trouble = str(error)
@@ -213,27 +202,22 @@ class Agent:
             self._trouble = None
             self._ready = True
 
+    async def _make_so(self) -> None:
+        self._policies.rescan()
+        self._known.refresh()
+        if self._policies.current is None:
+            self._ready = False
+            raise AgentError("no good policies: " + "; ".join(self._policies.errors))
+        troubles = await self._protector.reconcile(self._policies.current, self._policies.revision, self._known.pods)
+        self._attach_connect_hooks()  # whatever became of single pods: the others' egress hangs on it
+        if troubles:
+            raise AgentError("; ".join(troubles))
+
     def _attach_connect_hooks(self) -> None:
         """Once for each agent, when the pods are in the maps: attached before, connects of steered pods would pass."""
         if not self._attached:
             self._kernel.attach_cgroup(self._cgroup_root)
             self._attached = True
-
-    def _read_inventory(self) -> None:
-        pods: Mapping[PodKey, Pod] = self._listed
-        if self._settings.inventory is not None:
-            try:
-                pods = load_inventory(self._settings.inventory)
-                self._inventory_error = None
-            except AgentError as error:  # the last good one stays
-                if str(error) != self._inventory_error:
-                    log.error("%s", error)
-                self._inventory_error = str(error)
-        self._listed = pods
-        for key, (path, inode) in list(self._deleted.items()):
-            if not same(path, inode):
-                del self._deleted[key]
-        self._pods = {key: pod for key, pod in {**self._added, **pods}.items() if key not in self._deleted}
 
     async def _follow(self) -> None:
         """Refresh whenever the policy directory or the inventory changes."""
@@ -260,9 +244,7 @@ class Agent:
             async with self._lock:
                 due = await self._protector.forget_absent()
                 due |= await self._protector.release_idle()
-                for key, pod in list(self._added.items()):
-                    if pod.netns is not None and not pod.netns.exists():
-                        del self._added[key]
+                self._known.forget_ended()
             retry += HOUSEKEEPING_S
             if retry >= RETRY_S:
                 due |= self._trouble is not None or self._policies.touched()
@@ -271,16 +253,23 @@ class Agent:
                 await self._refresh()
 
     async def _keep_broker(self) -> None:
+        """Start another broker when it has ended or is silent, and connect workers that have lost it."""
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
-            if self._broker.alive:
-                continue
-            log.error("the broker has ended; starting another")
-            async with self._lock:
-                self._broker.start()
-                for worker in self._pool:
-                    with contextlib.suppress(AgentError):
-                        await self._broker.serve(worker)
+            self._broker.ping()
+            if not self._broker.alive or self._broker.silent_s > self._settings.worker_silent_s:
+                log.error("the broker has ended or is silent; starting another")
+                async with self._lock:
+                    self._broker.start()
+                    await self._serve_brokerless(list(self._pool))
+            elif any(worker.brokerless for worker in self._pool):
+                async with self._lock:
+                    await self._serve_brokerless([worker for worker in self._pool if worker.brokerless])
+
+    async def _serve_brokerless(self, workers: list[WorkerLink]) -> None:
+        for worker in workers:
+            with contextlib.suppress(AgentError):
+                await self._broker.serve(worker)
 
     # -- control operations
 
@@ -290,7 +279,10 @@ class Agent:
             "ready": self._ready and self._trouble is None and len(self._pool.serving) > 0,
             "revision": self._policies.revision,
             "pid": os.getpid(),
-            "errors": [*self._policies.errors, *([self._inventory_error] if self._inventory_error else [])],
+            "errors": [
+                *self._policies.errors,
+                *(error for error in (self._policies.save_error, self._known.error) if error is not None),
+            ],
             "trouble": self._trouble,
             "broker": self._broker.pid,
             "worker_restarts": max(0, self._pool.restarts),
@@ -310,20 +302,18 @@ class Agent:
 
     async def _op_pod_add(self, message: Mapping[str, object]) -> dict[str, object]:
         pod = parse_pod(message.get("pod"))
-        if pod.netns is None or not await asyncio.to_thread(pod.netns.exists):
-            raise AgentError(f"pod '{pod.namespace}/{pod.name}' has no network namespace")
-        self._added[pod.key] = pod
-        self._deleted.pop(pod.key, None)
+        async with self._lock:
+            self._known.add(pod)
         await self._reconcile()
+        if (known := self._known.pods.get(pod.key)) is None or known.netns != pod.netns:
+            raise AgentError(f"pod '{pod.namespace}/{pod.name}' is somewhere else by the inventory")
         return {"revision": self._policies.revision}
 
     async def _op_pod_del(self, message: Mapping[str, object]) -> dict[str, object]:
         key = str(message.get("namespace", "default")), str(message.get("name"))
-        self._added.pop(key, None)
         async with self._lock:
-            held = self._protector.protected.get(key)
-            if held is not None:
-                self._deleted[key] = held.path, held.netns.inode
+            self._known.delete(key)
+            if (held := self._protector.protected.get(key)) is not None:
                 await self._protector.forget(held)
         await self._reconcile()
         return {"revision": self._policies.revision}

@@ -5,6 +5,7 @@ starts; what did not fit in was counted by the kernel and becomes a lost-records
 """
 
 import asyncio
+import contextlib
 
 from agent.config import Settings
 from agent.protection import Protector
@@ -28,7 +29,7 @@ class DenialRecorder:
         self._kernel = kernel
         self._protector = protector
         self._lost_file = settings.state_dir / "refusals-lost"
-        self._lost_told = int(self._lost_file.read_text()) if self._lost_file.exists() else 0
+        self._lost_told = self._read_lost()
         self._writer = make_writer(settings.node, "kernel", audit)
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -41,8 +42,8 @@ class DenialRecorder:
 
     def _poll(self) -> None:
         if self._loop is not None:
-            self._read()
             self._loop.call_later(POLL_S, self._poll)
+            self._read()
 
     def _read(self) -> None:
         for denial in self._reader.read():
@@ -52,7 +53,15 @@ class DenialRecorder:
             self._writer.write_loss(lost - self._lost_told, "kernel ring full")
         if lost != self._lost_told:  # less: the programs were loaded anew and count from 0
             self._lost_told = lost
-            self._lost_file.write_text(str(lost))
+            with contextlib.suppress(OSError):  # a full disk: the next agent tells some of them again
+                self._lost_file.with_suffix(".new").write_text(str(lost))
+                self._lost_file.with_suffix(".new").rename(self._lost_file)
+
+    def _read_lost(self) -> int:
+        try:
+            return int(self._lost_file.read_text())
+        except (OSError, ValueError):  # none yet, or half a file: told again is better than never
+            return 0
 
     def _record(self, denial: Denial) -> None:
         rules = self._protector.rules

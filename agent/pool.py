@@ -11,12 +11,13 @@ import logging
 import socket
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 
 from agent.config import Settings
 from agent.errors import AgentError
 from agent.workers import Process, WorkerFolder, WorkerLink, WorkerLost, spawn
+from redirect.errors import RedirectError
 from redirect.types import SLOTS
 
 log = logging.getLogger("tulle.agent.pool")
@@ -80,11 +81,9 @@ class Pool:
             adopted.append(link)
         return adopted
 
-    def keep(self, count: int) -> None:
-        """Start `count` workers and start each anew when it ends."""
-        for _ in range(count):
-            task = asyncio.create_task(self._keep_one(), name="worker-keeper")
-            self._keepers.add(task)
+    def keepers(self, count: int) -> list[Coroutine[None, None, None]]:
+        """What is to be run to have `count` workers: each starts one and starts it anew when it ends."""
+        return [self._keep_one() for _ in range(count)]
 
     async def until_serving(self, count: int) -> None:
         """Return when that many workers accept connections."""
@@ -98,7 +97,7 @@ class Pool:
             started = time.monotonic()
             try:
                 link = await self._start()
-            except (OSError, AgentError) as error:
+            except (OSError, AgentError, RedirectError) as error:
                 log.error("cannot start a worker: %s", error)
             else:
                 await link.lost.wait()
@@ -123,31 +122,38 @@ class Pool:
         )
         with contextlib.closing(listener):
             child = spawn("proxy.worker", listener.fileno(), arguments, cgroup=self._cgroup)
+            try:
+                process = Process.of(child.pid)
+                if process is None:
+                    raise AgentError(f"worker {name} ended at once")
+                self._folder.record(name, process)
+                sock = self._folder.connect(name)
+            except (OSError, AgentError):  # one that nobody can find again must not stay
+                child.kill()
+                child.wait()
+                raise
             self._children[child.pid] = child
-            process = Process.of(child.pid)
-            if process is None:
-                raise AgentError(f"worker {name} ended at once")
-            self._folder.record(name, process)
-            sock = self._folder.connect(name)
         link = WorkerLink(asyncio.get_running_loop(), name, process, sock)
         self._links[name] = link
         self._watch(link)
         try:
             await self._equip(link)
-        except AgentError:
+        except (OSError, AgentError, RedirectError):
             link.kill()
             raise
         self._equipped.set()
         return link
 
     def free_slot(self) -> int:
-        """A listener slot that no serving worker has.
+        """A listener slot that no serving worker has; one of an earlier agent's worker, which accepts until ours do,
+        only when there is no other.
 
         Raises:
             AgentError: all are taken.
         """
         taken = {link.slot for link in self.serving}
-        for slot in range(SLOTS):
+        earlier = {link.said_slot for link in self if link.slot is None and not link.draining}
+        for slot in sorted(range(SLOTS), key=earlier.__contains__):
             if slot not in taken:
                 return slot
         raise AgentError(f"all {SLOTS} listener slots are taken")
@@ -159,16 +165,24 @@ class Pool:
     def _watch(self, link: WorkerLink) -> None:
         task = asyncio.create_task(self._watch_one(link), name=f"watch-{link.name}")
         self._keepers.add(task)
-        task.add_done_callback(self._keepers.discard)
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._keepers.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.critical("the watch of worker %s failed; it is killed", link.name, exc_info=error)
+                link.kill()
+
+        task.add_done_callback(done)
 
     async def _watch_one(self, link: WorkerLink) -> None:
         """Ping one worker until it is gone; kill it when it is silent for too long."""
-        link.heard = time.monotonic()
         while not link.lost.is_set():
+            asked = time.monotonic()  # before that it was perhaps we who were silent
             ping = asyncio.create_task(self._ping(link), name=f"ping-{link.name}")
             while not ping.done() and not link.lost.is_set():
                 await asyncio.wait([ping], timeout=PING_S)
-                if not ping.done() and time.monotonic() - link.heard > self._settings.worker_silent_s:
+                silent_s = time.monotonic() - max(link.heard, asked)
+                if not ping.done() and silent_s > self._settings.worker_silent_s:
                     log.error(
                         "worker %s was silent for %.1f s and is killed", link.name, self._settings.worker_silent_s
                     )
@@ -184,6 +198,8 @@ class Pool:
             # its channel is closed, so it has ended or is about to: killed either way, so that wait() returns
             child.kill()
             child.wait()
+        # an earlier agent's: one that we cannot talk to would serve on by rules of yesterday
+        link.process.kill()
         if not link.process.alive:
             self._folder.forget(link.name)
 

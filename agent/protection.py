@@ -24,13 +24,17 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from agent.broker_link import BrokerLink
 from agent.config import Settings
 from agent.errors import AgentError
 from agent.pods.inventory import Pod, PodKey
+from agent.pods.known import boot_id
 from agent.pool import Pool
-from agent.workers import WorkerLink
+from agent.workers import WorkerLink, WorkerLost
 from policies.compile import PolicySet
 from policies.kernel import verdict_entries
 from policies.resolve import IdentityKey, Inventory, allocate_identities, resolve, selected
@@ -72,6 +76,8 @@ class Protected:
     """Addresses that this agent's program was attached with; None when it has not attached one yet."""
     flags: tuple[Flags, tuple[str, ...]] | None = None
     """What this agent last wrote into the kernel's endpoint map; None when it has not written."""
+    unwritten: bool = False
+    """The record on disk is older than this."""
     releasing_since: float | None = None
     """time.monotonic() of the moment when steering stopped; None while it is under policy."""
 
@@ -79,6 +85,24 @@ class Protected:
     def present(self) -> bool:
         """Whether the pod's network namespace is still the one we entered."""
         return netns.same(self.path, self.netns.inode)
+
+
+class _Record(BaseModel):
+    """What the disk knows of a protected pod."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: Annotated[int, Field(ge=1, le=MAX_ENDPOINTS)]
+    namespace: str
+    name: str
+    path: Path
+    boot: str
+    cookie: int
+    addresses: tuple[Address, ...]
+    cgroup: Path | None = None
+    plumbing: PodState | None
+    enforced: tuple[bool, bool]
+    releasing: bool
 
 
 class Protector:
@@ -94,6 +118,12 @@ class Protector:
         self._identities: dict[IdentityKey, int] = self._load_identities()
         self._epoch = 0
         self._awaited: dict[PodKey, Path] = {}
+        self._strays: dict[int, int] = {}
+        """Netns cookie to endpoint id of what the kernel enforces though its record is lost: it stays until a
+        reconcile knows whose it is."""
+        self._due = False
+        """Something was left undone that only a reconcile does."""
+        self._boot = boot_id()
         self.protected: dict[PodKey, Protected] = {}
         self.rules = RuleSet()
 
@@ -102,40 +132,52 @@ class Protector:
     def recover(self) -> None:
         """Take over the pods that an earlier agent protected; clean up after those that ended meanwhile."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        kept: set[int] = set()
         for file in sorted(self._folder.glob("*.json")):
-            try:
-                record = json.loads(file.read_text())
-                pod = netns.Netns.open(Path(record["path"]))
-            except (OSError, ValueError, KeyError, RedirectError) as error:
-                log.info("endpoint record '%s' is of a pod that is gone: %s", file.name, error)
-                file.unlink()
+            if (found := self._read_record(file)) is None:
+                file.unlink(missing_ok=True)
                 continue
-            if pod.inode != record["inode"]:
-                pod.close()
-                file.unlink()
-                continue
-            found = Protected(
-                id=record["id"],
-                key=(record["namespace"], record["name"]),
-                path=Path(record["path"]),
-                netns=pod,
-                addresses=tuple(record["addresses"]),
-                cgroup=Path(record["cgroup"]) if record.get("cgroup") else None,
-                plumbing=record["plumbing"],
-                enforced=(record["enforced"][0], record["enforced"][1]),
-                listening=(record["enforced"][0], record["enforced"][1]),
-                releasing_since=time.monotonic() if record["releasing"] else None,
-            )
             self.protected[found.key] = found
-            self._broker.add_pod(found.id, found.path, pod.inode)
-            kept.add(found.id)
+            self._broker.add_pod(found.id, found.path, found.netns.inode)
+        kept = {held.id for held in self.protected.values()}
+        alive = {link.endpoint for link in self._kernel.attached() if link.alive}
         for link in self._kernel.attached():
-            if link.endpoint not in kept:
+            if link.endpoint not in kept and not link.alive:
                 self._kernel.detach_pod(link.endpoint)
         for endpoint in self._kernel.endpoints().values():
-            if endpoint.id not in kept:
+            if endpoint.id in alive - kept:
+                log.warning("endpoint %d is enforced and has no record: it stays until its pod is known", endpoint.id)
+                self._strays[endpoint.cookie] = endpoint.id
+            elif endpoint.id not in kept:
                 self._kernel.del_endpoint(endpoint.cookie)
+        for held in self.protected.values():
+            if held.releasing_since is not None:  # the record comes before the deed
+                self._kernel.detach_pod(held.id)
+
+    def _read_record(self, file: Path) -> Protected | None:
+        """The pod of a record; None when that pod is gone, or the record cannot be read."""
+        try:
+            record = _Record.model_validate_json(file.read_bytes())
+            pod = netns.Netns.open(record.path)
+        except (OSError, ValueError, RedirectError) as error:
+            log.warning("endpoint record '%s' is of a pod that is gone, or cannot be read: %s", file.name, error)
+            return None
+        key = record.namespace, record.name
+        # the inode number alone may be that of the next network namespace at this path (seen)
+        if (record.boot, record.cookie) != (self._boot, pod.cookie) or key in self.protected:
+            pod.close()
+            return None
+        return Protected(
+            id=record.id,
+            key=key,
+            path=record.path,
+            netns=pod,
+            addresses=tuple(map(str, record.addresses)),
+            cgroup=record.cgroup,
+            plumbing=record.plumbing,
+            enforced=record.enforced,
+            listening=record.enforced,
+            releasing_since=time.monotonic() if record.releasing else None,
+        )
 
     # -- the one way in: make it so
 
@@ -149,8 +191,9 @@ class Protector:
         """
         here = {key: pod for key, pod in pods.items() if pod.node in (None, self._settings.node)}
         for held in list(self.protected.values()):
-            if held.key not in here or not held.present or here[held.key].netns != held.path:
+            if held.key not in here or not self._is_at(held, here[held.key].netns):
                 await self.forget(held)
+        self._due = False
         wanted: dict[PodKey, tuple[bool, bool]] = {}
         self._awaited.clear()
         troubles: list[str] = []
@@ -161,47 +204,78 @@ class Protector:
             if any(wanted[key]) and not pod.netns.exists():
                 self._awaited[key] = pod.netns  # announced but not there yet, or ended: protected when it appears
             elif any(wanted[key]):
-                try:
+                with _trouble_of(key, troubles):
                     self._prepare(pod)
-                except (OSError, RedirectError, AgentError) as error:
-                    troubles.append(f"pod '{pod.namespace}/{pod.name}': {error}")
+                await asyncio.sleep(0)  # hundreds of pods must not keep pings and status waiting
         self.plan(policies, revision, pods)
         await self.push_rules()
         for held in self.protected.values():
             self._broker.add_pod(held.id, held.path, held.netns.inode)
         for held in self.protected.values():
-            if any(missing := _missing(wanted[held.key], held.listening)):
+            if any(wanted[held.key]):
                 held.listening = _either(wanted[held.key], held.listening)
-                for worker in self._pool.serving:
-                    await self._open_listeners(worker, held, missing)
+                with _trouble_of(held.key, troubles):
+                    for worker in self._pool.serving:
+                        await self._open_listeners(worker, held)
         for held in self.protected.values():
             if any(wanted[held.key]):
                 self._kernel.set_verdicts(held.id, verdict_entries(self.rules.endpoints[held.id]))
         self._kernel.set_identities({ip_network(address): n for address, (n, _) in self.rules.addresses.items()})
         for held in list(self.protected.values()):
-            if any(wanted[held.key]):
-                self._attach(held, wanted[held.key])
-            elif held.releasing_since is None:
-                await self._detach(held)
+            with _trouble_of(held.key, troubles):
+                if any(wanted[held.key]):
+                    self._attach(held, wanted[held.key])
+                elif held.releasing_since is None:
+                    await self._detach(held)
+        if not troubles:
+            self._drop_strays()
+        troubles += self._write_records()
         await self._hold_links(self._pool.everywhere)
         return troubles
+
+    def _is_at(self, held: Protected, path: Path | None) -> bool:
+        """Whether the pod that we entered is the one at this path, which may be a new name of the same place."""
+        if path is None or not netns.same(path, held.netns.inode):
+            return False
+        if held.path != path:
+            held.path = path
+            self._record(held)
+        return True
+
+    def _drop_strays(self) -> None:
+        for cookie, endpoint in self._strays.items():
+            self._kernel.detach_pod(endpoint)
+            self._kernel.del_endpoint(cookie)
+        self._strays.clear()
 
     def _prepare(self, pod: Pod) -> Protected:
         """Enter the pod for the first time: an id, a record on disk before anything is changed, then its rules."""
         held = self.protected.get(pod.key)
         if held is None:
-            if pod.netns is None:
-                raise AgentError("it has no network namespace")
-            held = Protected(
-                self._free_id(), pod.key, pod.netns, netns.Netns.open(pod.netns), pod.addresses, pod.cgroup
-            )
+            held = self._enter(pod)
             self.protected[pod.key] = held
             self._record(held)
         if held.plumbing is None or held.addresses != pod.addresses:
+            held.plumbing = plumbing.protect(held.netns, _parsed(pod.addresses), held.plumbing)
             held.addresses = pod.addresses
-            held.plumbing = plumbing.protect(held.netns, _parsed(held.addresses), held.plumbing)
             self._record(held)
         return held
+
+    def _enter(self, pod: Pod) -> Protected:
+        if pod.netns is None:
+            raise AgentError("it has no network namespace")
+        place = netns.Netns.open(pod.netns)
+        try:
+            if netns.same(netns.OWN, place.inode):
+                raise AgentError("it has the network namespace of the node, which is not ours to change")
+            for other in self.protected.values():
+                if other.netns.inode == place.inode:
+                    raise AgentError(f"it has the network namespace of pod '{'/'.join(other.key)}'")
+            number = self._strays.pop(place.cookie, None) or self._free_id()
+        except AgentError:
+            place.close()
+            raise
+        return Protected(number, pod.key, pod.netns, place, pod.addresses, pod.cgroup)
 
     def plan(self, policies: PolicySet, revision: int, pods: Mapping[PodKey, Pod]) -> None:
         """Make the rule set that these policies and pods give; nothing is in force by it yet."""
@@ -233,7 +307,11 @@ class Protector:
         self._kernel.clear_slot(slot)
         worker.slot = slot
         for held in self.protected.values():
-            await self._open_listeners(worker, held, held.listening)
+            try:
+                await self._open_listeners(worker, held)
+            except (OSError, RedirectError) as error:  # the other pods need this worker all the same
+                log.error("pod '%s/%s' has no listener in worker %s: %s", *held.key, worker.name, error)
+                self._due = True
 
     async def _hold_links(self, call: Callable[..., Awaitable[object]]) -> None:
         """Give every link of the kernel side to one worker or to all, in place of those they hold."""
@@ -241,8 +319,13 @@ class Protector:
         for start in range(0, max(1, len(fds)), MAX_FDS):
             await call("hold", fds[start : start + MAX_FDS], more=start > 0)
 
-    async def _open_listeners(self, worker: WorkerLink, held: Protected, directions: tuple[bool, bool]) -> None:
-        if worker.slot is None:
+    async def _open_listeners(self, worker: WorkerLink, held: Protected) -> None:
+        """Open what the worker lacks of the pod's listeners."""
+        have = worker.listens.get(held.id, (False, False))
+        directions = _missing(held.listening, have)
+        # INVARIANT: without our rules in the pod nothing is steered: our own leg would come back to us (seen, a loop).
+        # The kernel refuses what finds no listener.
+        if worker.slot is None or held.plumbing is None or not any(directions):
             return
         opened: list[tuple[Direction, int, socket.socket]] = []
         try:
@@ -251,13 +334,13 @@ class Protector:
                 for family in FAMILIES if directions[direction] else ():
                     listener = _listener(held.netns, direction, family, avoid)
                     opened.append((direction, family, listener))
-            if not opened:
-                return
             kinds = [[int(direction), int(family)] for direction, family, _ in opened]
             fds = [listener.fileno() for _, _, listener in opened]
-            await worker.call("listeners", fds, endpoint=held.id, kinds=kinds)
+            slot = worker.slot
+            await worker.call("listeners", fds, endpoint=held.id, kinds=kinds, slot=slot)
             for direction, family, listener in opened:
-                self._kernel.set_listener(held.id, direction, family, worker.slot, listener)
+                self._kernel.set_listener(held.id, direction, family, slot, listener)
+            worker.listens[held.id] = _either(directions, have)
         finally:
             # INVARIANT: only the worker holds a listener, so that its end empties the slot and the kernel refuses
             for _, _, listener in opened:
@@ -285,13 +368,19 @@ class Protector:
         held.releasing_since = time.monotonic()
         held.enforced = held.listening = (False, False)
         held.attached = None
-        self._record(held)
         # STOPPED: the hooks judge nothing, but go on cleaning marks for as long as our rules are in the pod
         self._kernel.set_endpoint(held.netns.cookie, held.id, Flags.STOPPED, _parsed(held.addresses))
         held.flags = None
         self._kernel.detach_pod(held.id)
+        self._record(held)
         self._kernel.clear_endpoint_listeners(held.id)
-        await self._pool.everywhere("remove", endpoint=held.id, now=False)
+        await self._remove(held, now=False)
+        held.releasing_since = time.monotonic()  # listeners linger from now
+
+    async def _remove(self, held: Protected, *, now: bool) -> None:
+        for worker in self._pool:
+            worker.listens.pop(held.id, None)
+        await self._pool.everywhere("remove", endpoint=held.id, now=now)
 
     # -- the way out
 
@@ -313,10 +402,16 @@ class Protector:
                 w.heard < since + LINGER_S or w.flows(held.id) for w in self._pool
             ):
                 continue
-            # a connection that outlived its policy may have made the stock anew
-            await self._pool.everywhere("remove", endpoint=held.id, now=True)
-            plumbing.release(held.netns, held.plumbing)
-            self._kernel.del_endpoint(held.netns.cookie)
+            try:
+                # a connection that outlived its policy may have made the stock anew
+                await self._remove(held, now=True)
+                plumbing.release(held.netns, held.plumbing)
+                self._kernel.detach_pod(held.id)  # again: a program without its endpoint drops everything
+                self._kernel.del_endpoint(held.netns.cookie)
+            except (OSError, RedirectError) as error:
+                log.error("pod '%s/%s' still has traces of ours: %s", *held.key, error)
+                held.releasing_since = time.monotonic()  # tried again after another linger
+                continue
             self._drop(held)
             released = True
         return released
@@ -324,8 +419,10 @@ class Protector:
     async def forget(self, held: Protected) -> None:
         """The pod is gone, or is another one under the same name: nothing of ours may keep its network namespace
         alive."""
+        held.attached = held.flags = None  # whatever fails here, nobody must take it for enforced
+        held.enforced = held.listening = (False, False)
         self._kernel.detach_pod(held.id)
-        await self._pool.everywhere("remove", endpoint=held.id, now=True)
+        await self._remove(held, now=True)
         if held.present:
             plumbing.release(held.netns, held.plumbing)
         self._kernel.del_endpoint(held.netns.cookie)
@@ -342,7 +439,7 @@ class Protector:
 
         Returns whether a reconcile is due: a pod went, or one that policy selects has appeared.
         """
-        due = any(path.exists() for path in self._awaited.values())
+        due = self._due or any(path.exists() for path in self._awaited.values())
         for held in list(self.protected.values()):
             if not held.present:
                 log.info("pod '%s/%s' is gone", *held.key)
@@ -355,39 +452,60 @@ class Protector:
         for held in self.protected.values():
             if held.releasing_since is None:
                 await self._detach(held)
+        self._drop_strays()
         deadline = time.monotonic() + wait_s
-        while self.protected:
+        while self.protected and time.monotonic() < deadline + GIVE_UP_S:
             await self.release_idle()
             if time.monotonic() > deadline:
                 for held in self.protected.values():
                     await self._pool.everywhere("close_flows", endpoint=held.id, reason="uninstall")
             await asyncio.sleep(0.1)
+        for held in self.protected.values():
+            log.error("pod '%s/%s' could not be cleaned; nothing is steered in it", *held.key)
 
     # -- small things kept on disk
 
     def _free_id(self) -> int:
-        taken = {held.id for held in self.protected.values()}
+        taken = {held.id for held in self.protected.values()} | set(self._strays.values())
         for number in range(1, MAX_ENDPOINTS + 1):
             if number not in taken:
                 return number
         raise AgentError(f"all {MAX_ENDPOINTS} endpoint ids are taken: this pod cannot be protected")
 
     def _record(self, held: Protected) -> None:
+        """Write down what is in the pod. A disk that is full does not hold protection up: see `_write_records`."""
         path = self._folder / f"{held.id}.json"
-        record = {
-            "id": held.id,
-            "namespace": held.key[0],
-            "name": held.key[1],
-            "path": str(held.path),
-            "inode": held.netns.inode,
-            "addresses": held.addresses,
-            "cgroup": str(held.cgroup) if held.cgroup else None,
-            "plumbing": held.plumbing,
-            "enforced": held.enforced,
-            "releasing": held.releasing_since is not None,
-        }
-        path.with_suffix(".new").write_text(json.dumps(record))
-        path.with_suffix(".new").rename(path)
+        record = _Record(
+            id=held.id,
+            namespace=held.key[0],
+            name=held.key[1],
+            path=held.path,
+            boot=self._boot,
+            cookie=held.netns.cookie,
+            addresses=tuple(_parsed(held.addresses)),
+            cgroup=held.cgroup,
+            plumbing=held.plumbing,
+            enforced=held.enforced,
+            releasing=held.releasing_since is not None,
+        )
+        try:
+            path.with_suffix(".new").write_text(record.model_dump_json())
+            path.with_suffix(".new").rename(path)
+            held.unwritten = False
+        except OSError as error:
+            held.unwritten = True
+            log.error("cannot write '%s': %s", path, error.strerror)
+
+    def _write_records(self) -> list[str]:
+        """Write again what could not be written; a line for each that still cannot."""
+        for held in self.protected.values():
+            if held.unwritten:
+                self._record(held)
+        return [
+            f"pod '{'/'.join(held.key)}': its record cannot be written to '{self._folder}'"
+            for held in self.protected.values()
+            if held.unwritten
+        ]
 
     def _load_identities(self) -> dict[IdentityKey, int]:
         try:
@@ -405,6 +523,8 @@ class Protector:
         self._identity_file.with_suffix(".new").rename(self._identity_file)
 
 
+GIVE_UP_S = 10.0
+"""How long `--uninstall` tries to clean a pod in which nothing is alive any more."""
 LINGER_S = 1.5
 """A worker's listeners linger for one second (proxy/worker.py); only a state heard after that counts."""
 
@@ -425,6 +545,17 @@ def sealed_file(data: bytes) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def _trouble_of(key: PodKey, troubles: list[str]) -> Iterator[None]:
+    """What fails in one pod is told and does not hold up the others."""
+    try:
+        yield
+    except WorkerLost:
+        pass  # its successor gets everything
+    except (OSError, RedirectError, AgentError) as error:
+        troubles.append(f"pod '{'/'.join(key)}': {error}")
 
 
 def _listener(pod: netns.Netns, direction: Direction, family: int, avoid: set[int]) -> socket.socket:

@@ -83,6 +83,8 @@ class WorkerLink:
         self.process = process
         self.slot: int | None = None
         """Listener slot in the kernel; None for a worker that drains."""
+        self.listens: dict[int, tuple[bool, bool]] = {}
+        """Endpoints that it has listeners for, each with (ingress, egress)."""
         self.heard = time.monotonic()
         self.state: channel.Message = {}
         self.lost = asyncio.Event()
@@ -93,6 +95,17 @@ class WorkerLink:
     def draining(self) -> bool:
         """Whether it accepts nothing new and ends with its last flow."""
         return bool(self.state.get("draining"))
+
+    @property
+    def brokerless(self) -> bool:
+        """Whether it said last that it has no channel to a broker."""
+        return self.state.get("broker") is False
+
+    @property
+    def said_slot(self) -> int | None:
+        """The listener slot that an agent, this one or an earlier, gave it."""
+        slot = self.state.get("slot")
+        return slot if isinstance(slot, int) else None
 
     @property
     def revision(self) -> int:

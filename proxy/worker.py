@@ -7,7 +7,7 @@ connects to it must be root: this agent, the next one after an upgrade, or `tull
 
     {"op": "rules", "epoch"} + 2 memfds    judge by this rule set (policies.wire) from now on; the other is JSON,
                                            {endpoint: [path, inode]}: where the pods' network namespaces are
-    {"op": "listeners", "endpoint", "kinds": [[direction, family], ...]} + sockets   accept on these
+    {"op": "listeners", "endpoint", "slot", "kinds": [[direction, family], ...]} + sockets   accept on these
     {"op": "remove", "endpoint", "now"}    close the endpoint's listeners and stock; now: its flows too (the pod is
     gone)
     {"op": "close_flows", "endpoint", "reason"}
@@ -47,6 +47,8 @@ LINGER_S = 1.0
 """A listener that nothing is steered to any more stays this long: a handshake under way ends in an accept, not in a
 reset."""
 IDLE_EXIT_CHECK_S = 0.2
+ORPHAN_S = 30.0
+"""A worker that nobody gave rules in this time, and to whom nobody is connected, ends."""
 
 
 class Worker:
@@ -74,6 +76,9 @@ class Worker:
         self._lingering: dict[int, asyncio.TimerHandle] = {}
         self._held: list[int] = []
         self._draining = False
+        self._slot: int | None = None
+        self._told = False
+        self._agents = 0
         self.finished = asyncio.Event()
 
     def start(self) -> None:
@@ -81,6 +86,14 @@ class Worker:
         self._control.setblocking(False)
         self._loop.add_reader(self._control.fileno(), self._accept)
         self._loop.call_later(PLACE_CHECK_S, self._check_places)
+        self._loop.call_later(ORPHAN_S, self._check_orphan)
+
+    def _check_orphan(self) -> None:
+        """End when nobody ever said what to do: the agent died before it wrote down that we are there."""
+        if self._agents == 0 and not self._told:
+            self.finished.set()
+        elif not self._told:
+            self._loop.call_later(ORPHAN_S, self._check_orphan)
 
     def stop(self) -> None:
         """Write out what is left."""
@@ -97,6 +110,7 @@ class Worker:
             sock.close()
             return
         sock.setblocking(False)
+        self._agents += 1
         self._loop.add_reader(sock.fileno(), self._readable, sock)
 
     def _readable(self, sock: socket.socket) -> None:
@@ -110,6 +124,7 @@ class Worker:
         if received is None:
             self._loop.remove_reader(sock.fileno())
             sock.close()
+            self._agents -= 1
             return
         message, fds = received
         answer: channel.Message = {"id": message.get("id"), "ok": True, "error": None}
@@ -163,6 +178,7 @@ class Worker:
         fds.clear()
         self._places = {int(key): (str(path), int(inode)) for key, (path, inode) in places.items()}
         self._epoch = int(str(message["epoch"]))
+        self._told = True
         self._recorder.names(ruleset)
         self._server.swap(Engine(ruleset))
 
@@ -173,6 +189,7 @@ class Worker:
         if self._draining:
             raise ValueError("this worker is draining")
         self._end_lingering(endpoint)
+        self._slot = int(str(message["slot"]))
         for direction, family in kinds:
             sock = socket.socket(fileno=fds.pop(0))
             self._stock.keep(endpoint, direction, family)
@@ -233,6 +250,8 @@ class Worker:
             "revision": self._policy.revision,
             "epoch": self._epoch,
             "draining": self._draining,
+            "slot": self._slot,
+            "broker": self._stock.connected,
             "flows": flows,
             "counters": dict(self._server.counters) | self._recorder.counters() | {"stock_dry": self._stock.dry},
         }
