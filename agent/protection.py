@@ -227,6 +227,7 @@ class Protector:
                     self._attach(held, wanted[held.key])
                 elif held.releasing_since is None:
                     await self._detach(held)
+            await asyncio.sleep(0)
         if not troubles:
             self._drop_strays()
         troubles += self._write_records()

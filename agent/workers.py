@@ -144,6 +144,7 @@ class WorkerLink:
                     if self.lost.is_set():
                         raise WorkerLost(f"worker {self.name} is gone") from None
                 except OSError as error:
+                    del self._pending[number]  # nobody waits for it
                     self.close()
                     raise WorkerLost(f"worker {self.name} is gone: {error.strerror}") from error
             async with asyncio.timeout(ANSWER_S):
