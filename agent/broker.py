@@ -73,16 +73,23 @@ class Broker:
         self._selector.unregister(sock)
         sock.close()
 
-    def _agent_readable(self, sock: socket.socket) -> None:
-        while self._agent is not None:
+    def _agent_readable(self, _: socket.socket) -> None:
+        self.take_agents_word()
+
+    def take_agents_word(self) -> None:
+        """Do all that the agent has said so far. Its end or its mistake is no worker's fault and stays here."""
+        while (agent := self._agent) is not None:
             try:
-                received = channel.receive(sock)
+                received = channel.receive(agent)
+                if received is None:
+                    self._drop(agent)
+                    return
+                self._told(agent, *received)
             except BlockingIOError:
                 return
-            if received is None:
-                self._drop(sock)
-                return
-            self._told(sock, *received)
+            except (OSError, channel.ChannelError, ValueError, KeyError, TypeError) as error:
+                log.warning("channel of the agent closed: %s", error)
+                self._drop(agent)
 
     def _told(self, sock: socket.socket, message: channel.Message, fds: list[int]) -> None:
         match message["op"]:
@@ -127,10 +134,9 @@ class Broker:
             return
         message, fds = received
         channel.close_all(fds)
-        if self._agent is not None:
-            # INVARIANT: what the agent said before the worker asked is done first: an endpoint's number may be another
-            # pod's by now, and a socket of the wrong pod speaks in its name.
-            self._agent_readable(self._agent)
+        # INVARIANT: what the agent said before the worker asked is done first: an endpoint's number may be another
+        # pod's by now, and a socket of the wrong pod speaks in its name.
+        self.take_agents_word()
         endpoint, direction, family, count, serial = (
             int(message.get(key, 0))  # type: ignore[call-overload]  # a non-number raises, and the channel is closed
             for key in ("endpoint", "direction", "family", "count", "serial")  # a worker of before has no serial

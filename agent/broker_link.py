@@ -107,12 +107,9 @@ class BrokerLink:
             return False
         try:
             channel.send(self._sock, message, fds)
-        except BlockingIOError:
-            if self._child is not None:  # it has not read for long, and would miss this: the next is told everything
-                log.error("the broker does not read and is killed")
+        except OSError as error:  # it has gone, or has not read for long: the next one is told everything
+            log.error("the broker does not hear us and is killed: %s", error)
+            if self._child is not None:
                 self._child.kill()
-            return False
-        except OSError as error:
-            log.error("broker: %s", error)
             return False
         return True

@@ -104,3 +104,22 @@ def test_it_ends_with_the_last_channel() -> None:
     assert answered(worker)["serial"] == 3
     worker.close()
     assert broker.ended()
+
+
+def test_an_agent_that_dies_costs_no_worker_its_channel() -> None:
+    agent, theirs = make_pair()
+    broker = Broker(theirs)
+    worker, workers_end = make_pair()
+    worker.settimeout(5)
+    channel.send(agent, {"op": "worker", "name": "one"}, [workers_end.fileno()])
+    channel.send(agent, {"op": "ping"})
+    workers_end.close()
+    broker.take_agents_word()
+    channel.send(worker, REQUEST)
+    agent.close()  # with the answer unread: the broker's end is reset
+    thread = threading.Thread(target=broker.run, daemon=True)
+    thread.start()
+    assert answered(worker)["serial"] == 3
+    worker.close()
+    thread.join(5)
+    assert not thread.is_alive()
