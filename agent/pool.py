@@ -17,6 +17,7 @@ from pathlib import Path
 from agent.config import Settings
 from agent.errors import AgentError
 from agent.workers import Process, WorkerFolder, WorkerLink, WorkerLost, spawn
+from proxy.limits import Limits
 from redirect.errors import RedirectError
 from redirect.types import SLOTS
 
@@ -110,6 +111,10 @@ class Pool:
         name = self._free_name()
         listener = self._folder.listener(name)
         settings = self._settings
+        limits = settings.limits.model_dump(exclude_none=True)
+        pod_total = settings.limits.connections_per_endpoint or Limits().connections_per_endpoint
+        # each worker counts its own, and the kernel spreads connections over them by hash
+        limits["connections_per_endpoint"] = -(-pod_total // settings.workers)
         arguments = json.dumps(
             {
                 "name": name,
@@ -117,7 +122,7 @@ class Pool:
                 "uid": settings.worker_uid,
                 "audit": settings.audit.model_dump(mode="json")
                 | {"directory": str(settings.audit.directory / "workers")},
-                "limits": settings.limits.model_dump(exclude_none=True),
+                "limits": limits,
             }
         )
         with contextlib.closing(listener):

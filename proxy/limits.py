@@ -29,8 +29,8 @@ class Limits:
         of 2 Gbit/s; both directions of a stalled flow hold at most this and one read each.
     read_bytes, bulk_read_bytes: one read; the second once a read came back full. 64 KiB stays below malloc's mmap
     threshold.
-    connections_per_endpoint: of one endpoint in one worker, each of which counts its own. 20,000 connections of 40 KiB
-        are 800 MiB: the most a worker should spend on one pod. Crossing: 503 and close.
+    connections_per_endpoint: of one pod. 20,000 connections of 40 KiB are 800 MiB: the most a node should spend on one
+        pod. The agent gives each worker its share, as each counts its own. Crossing: 503 and close.
     max_lingering: connections of the whole worker in `linger_s`; above it they are reset.
     accept_batch: connections taken from one listener before other work gets its turn.
     accept_pause_s: how long accepting rests when the process has no descriptor or memory left.

@@ -80,8 +80,8 @@ def send(lab: Cluster, *cases: list[Any], port: int = 8080, wait: float = 5.0) -
     return found
 
 
-def reasons(lab: Cluster, result: Record, port: int = 8080) -> list[tuple[str, str, str]]:
-    """(verdict, rule, reason) of the records of a connection; a reply has its ends swapped."""
+def reasons(lab: Cluster, result: Record, port: int = 8080, at_least: int = 1) -> list[tuple[str, str, str]]:
+    """(verdict, rule, reason) of the records of a connection, once there are that many; a reply has its ends swapped."""
     found: list[tuple[str, str, str]] = []
 
     def look() -> bool:
@@ -90,7 +90,7 @@ def reasons(lab: Cluster, result: Record, port: int = 8080) -> list[tuple[str, s
             for record in lab.observe("--since", "1m", "--all")
             if set(record["flow"]["l4"]["TCP"].values()) == {result["port"], port}
         ]
-        return bool(found)
+        return len(found) >= at_least
 
     assert eventually(look, 5.0)
     return found
@@ -98,7 +98,7 @@ def reasons(lab: Cluster, result: Record, port: int = 8080) -> list[tuple[str, s
 
 def outcomes(lab: Cluster, result: Record, port: int = 8080) -> list[tuple[str, str]]:
     """(verdict, reason without the rule it names) of the records of a connection."""
-    return [(verdict, reason.partition("/")[0]) for verdict, _, reason in reasons(lab, result, port)]
+    return [(verdict, reason.partition("/")[0]) for verdict, _, reason in reasons(lab, result, port, at_least=2)]
 
 
 def count(lab: Cluster, name: str) -> int:
@@ -148,7 +148,7 @@ def test_idle_before_and_between_requests(limited: Cluster) -> None:
     assert kept["answer"].startswith("HTTP/1.1 200 ")
     assert kept["end"] == "eof"
     assert reasons(limited, silent) == [("DROPPED", "tulle:limit", "limit_idle")]
-    assert [reason for _, _, reason in reasons(limited, kept)][-1] == "limit_idle"
+    assert [reason for _, _, reason in reasons(limited, kept, at_least=2)][-1] == "limit_idle"
     assert count(limited, "limit_idle") == before + 2
 
 
@@ -178,9 +178,8 @@ def test_connections_of_a_pod(limited: Cluster) -> None:
     results = send(limited, *([HEAD + "\r\n"] for _ in range(100)), wait=1.0)
     served = [result for result in results if result["answer"].startswith("HTTP/1.1 200 ")]
     refused = [result for result in results if result["answer"].startswith("HTTP/1.1 503 ")]
-    workers = len(limited.processes("node-b", "worker"))
     assert len(served) + len(refused) == 100
-    assert len(served) <= LIMITS["connections_per_endpoint"] * workers
+    assert 0 < len(served) <= LIMITS["connections_per_endpoint"]  # both workers together
     assert count(limited, "limit_connections") == before + len(refused)
     assert reasons(limited, refused[0]) == [("DROPPED", "tulle:limit", "limit_connections")]
     assert eventually(lambda: limited.curl("frontend", "http://web:8080/public") == 200)
