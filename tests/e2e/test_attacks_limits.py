@@ -81,7 +81,7 @@ def send(lab: Cluster, *cases: list[Any], port: int = 8080, wait: float = 5.0) -
 
 
 def reasons(lab: Cluster, result: Record, port: int = 8080, at_least: int = 1) -> list[tuple[str, str, str]]:
-    """(verdict, rule, reason) of the records of a connection, once there are that many; a reply has its ends swapped."""
+    """(verdict, rule, reason) of a connection's records, once there are that many; a reply has its ends swapped."""
     found: list[tuple[str, str, str]] = []
 
     def look() -> bool:
