@@ -279,13 +279,10 @@ def test_a_node_that_never_had_good_policies_is_not_ready(own_lab: Cluster) -> N
         assert eventually(lambda: own_lab.processes("node-a", "agent") not in ([], [agent]))
         assert eventually(lambda: "by-hand.yaml" in str(own_lab.node("node-a")))
         assert own_lab.node("node-a")["ready"] is False
-        pod = {"namespace": "default", "name": "frontend", "netns": f"/run/netns/tulle_{own_lab.name}_pod_default_x"}
-        Path(pod["netns"]).touch()
-        try:
-            with pytest.raises(AgentError, match="no good policies"):
-                ask(node / "run" / "agent.sock", {"op": "pod.add", "pod": pod}, timeout_s=60)
-        finally:
-            Path(pod["netns"]).unlink()
+        netns = f"/run/netns/tulle_{own_lab.name}_pod_default_frontend"
+        pod = {"namespace": "default", "name": "frontend", "netns": netns}
+        with pytest.raises(AgentError, match="no good policies"):
+            ask(node / "run" / "agent.sock", {"op": "pod.add", "pod": pod}, timeout_s=60)
     finally:
         bad.unlink()
     assert eventually(lambda: bool(own_lab.node("node-a")["ready"]))
