@@ -6,6 +6,7 @@ one is bad the last good set stays, and the errors are kept for `status`. The go
 and not an empty set: a lost mount must not take every policy away.
 """
 
+import errno
 import json
 import logging
 import shutil
@@ -37,9 +38,12 @@ class PolicyStore:
         """Why what is in force is not on disk: a restart beside a bad file would find an older set."""
         self._digest = ""
         self._seen: tuple[tuple[str, int, int, int], ...] = ()
+        self._device: int | None = None
+        """File system of the directory when documents were last in it; None when the set in force is empty."""
         try:
             record = json.loads(self._record.read_text())
             self.revision, self._digest = int(record["revision"]), str(record["digest"])
+            self._device = record.get("device")
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -50,6 +54,10 @@ class PolicyStore:
         self._seen = self._look()
         try:
             files = self._files(self._directory)
+            device = self._directory.stat().st_dev
+            if not files and self._device not in (None, device):
+                lost = "it is empty, and not on the file system that the policies were on: a lost mount?"
+                raise OSError(errno.ENODEV, lost, str(self._directory))
             policies = compile_policies(load_files(files))
         except (OSError, PolicyError) as error:
             self.errors = self._lines(error)
@@ -57,6 +65,7 @@ class PolicyStore:
                 log.error("%s", line)
             return self.current is None and self._restore()
         self.errors = []
+        self._device = device if files else None
         changed = self.current is None or policies.digest != self._digest
         if changed:
             self._adopt(policies)
@@ -110,7 +119,9 @@ class PolicyStore:
             shutil.copyfile(file, fresh / file.name)
         shutil.rmtree(self._last_good, ignore_errors=True)
         fresh.rename(self._last_good)
-        self._record.with_suffix(".new").write_text(json.dumps({"revision": self.revision, "digest": self._digest}))
+        self._record.with_suffix(".new").write_text(
+            json.dumps({"revision": self.revision, "digest": self._digest, "device": self._device})
+        )
         self._record.with_suffix(".new").rename(self._record)
 
     @staticmethod

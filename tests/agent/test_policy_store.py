@@ -2,6 +2,7 @@
 one."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,35 @@ def test_a_set_that_cannot_be_kept_is_in_force_all_the_same_and_is_kept_later(pl
     assert later.rescan() is True
     assert later.current is not None
     assert len(later.current.sections) == 1
+
+
+@pytest.mark.root
+def test_a_directory_whose_file_system_is_gone_is_an_error_and_not_an_empty_set(place: Place) -> None:
+    """What is left after an unmount is the empty directory below it."""
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(place.policies)], check=True)  # noqa: S603, S607  fixed
+    mounted = True
+    try:
+        store = place.store()
+        place.write("a.yaml", POLICY % "a")
+        store.rescan()
+        before = store.current
+        subprocess.run(["umount", str(place.policies)], check=True)  # noqa: S603, S607  fixed
+        mounted = False
+        assert store.rescan() is False
+        assert store.current is before
+        assert any("a lost mount?" in line for line in store.errors)
+        after_restart = place.store()
+        after_restart.rescan()
+        assert after_restart.current == before
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(place.policies)], check=True)  # noqa: S603, S607  fixed
+
+
+def test_policies_that_are_deleted_are_deleted(place: Place) -> None:
+    store = place.store()
+    place.write("a.yaml", POLICY % "a")
+    store.rescan()
+    (place.policies / "a.yaml").unlink()
+    assert store.rescan() is True
+    assert (store.revision, store.errors) == (2, [])
