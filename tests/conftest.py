@@ -1,7 +1,7 @@
 """For all tests: Ctrl-C works in the programs that are tested, however this run was started.
 
-A shell starts background jobs with SIGINT ignored, which every child would inherit; a handler of our own is reset to the
-default in children (signal(7), execve).
+A shell starts background jobs with SIGINT ignored, which every child would inherit; a handler of our own is reset to
+the default in children (signal(7), execve).
 """
 
 import signal
