@@ -305,7 +305,7 @@ def test_mode_audit_blocks_nothing_and_says_what_it_would(lab: Cluster) -> None:
     assert [one["mode"] for one in lab.node("node-b")["documents"]] == ["audit"]
 
 
-CLOSE_DENIED = {"tulle.dev/onChange": "close-denied"}
+CLOSE_DENIED: Spec = {"tulle.dev/onChange": "close-denied"}
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
