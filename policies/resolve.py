@@ -1,34 +1,93 @@
-"""Policies and pods to the rule set of one node."""
+"""Policies and what a node knows of its cluster to the rule set of that node.
 
+Theory of operation: a peer is judged by a number, its identity. Pods of one namespace with the same labels have one
+identity; a CIDR prefix that some policy names has one too, and so have this node, the other nodes, the API server and
+the world. An address has the identity of the longest prefix that holds it, a pod's or a node's own address being the
+longest there is. So a rule's peers become a set of numbers, and every place that judges, the kernel among them, only
+asks whether a number is in it. Pods of one identity share their rules, unless a port is meant by a name that they
+resolve differently.
+"""
+
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from policies.compile import ANY_PORT, Grant, PolicySet, Section
-from policies.ruleset import DirectionRules, EndpointRules, Identity, Line, PolicyRef, RuleSet
-from policies.selector import IdentityIndex
+from policies.inventory import Inventory, NamedPort, NodeHost, Pod, Service
+from policies.policyset import CidrPeer, EntityPeer, Grant, Peer, PolicySet, PortSpec, Section, ServicePeer
+from policies.ruleset import (
+    ANY_PROTOCOL,
+    FIRST_CIDR_IDENTITY,
+    FIRST_IDENTITY,
+    MAX_PORT,
+    TCP,
+    UDP,
+    DirectionRules,
+    EndpointRules,
+    Identity,
+    Line,
+    PolicyRef,
+    Reserved,
+    RuleSet,
+)
+from policies.selector import NAMESPACE_LABEL, IdentityIndex, Operator, Requirement, Selector
 
-FIRST_IDENTITY = 256  # numbers below are kept for peers that are not pods; 0 is "unknown"
+__all__ = [
+    "Inventory",
+    "NamedPort",
+    "NodeHost",
+    "Numbers",
+    "Pod",
+    "Service",
+    "allocate",
+    "identity_key",
+    "plain_address",
+    "resolve",
+    "selected",
+    "troubles",
+]
+
+WORLD = {"0.0.0.0/0": Reserved.WORLD_IPV4, "::/0": Reserved.WORLD_IPV6}
+_RESERVED_NAMES = {
+    Reserved.HOST: "host",
+    Reserved.UNKNOWN: "unknown",
+    Reserved.REMOTE_NODE: "remote-node",
+    Reserved.KUBE_APISERVER: "kube-apiserver",
+    Reserved.WORLD_IPV4: "world-ipv4",
+    Reserved.WORLD_IPV6: "world-ipv6",
+    Reserved.HOST_KUBE_APISERVER: "kube-apiserver",
+}
+_NODES = frozenset({Reserved.HOST, Reserved.REMOTE_NODE, Reserved.KUBE_APISERVER, Reserved.HOST_KUBE_APISERVER})
 
 type IdentityKey = tuple[str, tuple[tuple[str, str], ...]]  # namespace, sorted labels
+type IpAddress = IPv4Address | IPv6Address
+type IpNetwork = IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
-class Pod:
-    """One pod of the cluster. addresses: IP text. endpoint_id: set for pods of this node that the agent manages."""
+class Numbers:
+    """Which identity has which number: pods' by (namespace, labels), CIDR prefixes by their text."""
 
-    namespace: str
-    name: str
-    labels: dict[str, str] = field(default_factory=dict)
-    addresses: tuple[str, ...] = ()
-    endpoint_id: int | None = None
+    pods: dict[IdentityKey, int] = field(default_factory=dict)
+    prefixes: dict[str, int] = field(default_factory=dict)
 
+    def to_json(self) -> str:
+        """Text that `from_json` reads."""
+        pods = [[namespace, labels, number] for (namespace, labels), number in self.pods.items()]
+        return json.dumps({"pods": pods, "prefixes": self.prefixes})
 
-@dataclass(frozen=True, slots=True)
-class Inventory:
-    """Every pod that this node knows of, its own and those of other nodes."""
+    @staticmethod
+    def from_json(text: str | bytes) -> "Numbers":
+        """Read what `to_json` wrote, or what an earlier version did (a list of pods' identities).
 
-    pods: tuple[Pod, ...] = ()
+        Raises:
+            ValueError, TypeError, KeyError: it is neither.
+        """
+        data = json.loads(text)
+        if isinstance(data, list):
+            data = {"pods": data, "prefixes": {}}
+        pods = {(str(ns), tuple((str(k), str(v)) for k, v in labels)): int(n) for ns, labels, n in data["pods"]}
+        return Numbers(pods, {str(prefix): int(n) for prefix, n in data["prefixes"].items()})
 
 
 def identity_key(namespace: str, labels: Mapping[str, str]) -> IdentityKey:
@@ -36,16 +95,24 @@ def identity_key(namespace: str, labels: Mapping[str, str]) -> IdentityKey:
     return namespace, tuple(sorted(labels.items()))
 
 
-def allocate_identities(pods: Iterable[Pod], previous: Mapping[IdentityKey, int]) -> dict[IdentityKey, int]:
-    """A number for each (namespace, labels) in use; those in `previous` keep theirs.
+def allocate(policies: PolicySet, inventory: Inventory, previous: Numbers | None = None) -> Numbers:
+    """A number for each (namespace, labels) and each CIDR prefix in use; those in `previous` keep theirs.
 
-    A number that `previous` holds is never given to other labels, even when nobody has its labels any more: entries of
-    the revision in force must not come to mean another peer while the new one is put in. Without `previous` the numbers
-    follow the sorted keys, so nodes that see the same pods agree.
+    A number that `previous` holds is never given to another, even when nobody has it any more: entries of the revision
+    in force must not come to mean another peer while the new one is put in. Without `previous` the numbers follow the
+    sorted keys, so nodes that see the same agree.
     """
-    keys = sorted({identity_key(pod.namespace, pod.labels) for pod in pods})
-    number = max(previous.values(), default=FIRST_IDENTITY - 1)
-    result: dict[IdentityKey, int] = {}
+    previous = previous or Numbers()
+    keys = sorted({identity_key(pod.namespace, pod.labels) for pod in inventory.pods})
+    prefixes = sorted(_prefixes_in_use(policies, inventory))
+    return Numbers(
+        _numbered(keys, previous.pods, FIRST_IDENTITY), _numbered(prefixes, previous.prefixes, FIRST_CIDR_IDENTITY)
+    )
+
+
+def _numbered[Key](keys: Iterable[Key], previous: Mapping[Key, int], first: int) -> dict[Key, int]:
+    number = max(previous.values(), default=first - 1)
+    result: dict[Key, int] = {}
     for key in keys:
         if key in previous:
             result[key] = previous[key]
@@ -55,86 +122,278 @@ def allocate_identities(pods: Iterable[Pod], previous: Mapping[IdentityKey, int]
     return result
 
 
-def numbers_of(rules: RuleSet) -> dict[IdentityKey, int]:
-    """The `previous` of allocate_identities, from the rule set in force."""
-    return {identity_key(identity.namespace, identity.labels): n for n, identity in rules.identities.items()}
+def _prefixes_in_use(policies: PolicySet, inventory: Inventory) -> set[str]:
+    found: set[str] = set()
+    for section in policies.sections:
+        for grant in (*(section.ingress or ()), *(section.egress or ())):
+            for peer in grant.peers or ():
+                if isinstance(peer, CidrPeer):
+                    found.update((peer.cidr, *peer.excepts))
+    nodes = {str(plain_address(address)) for node in inventory.nodes for address in node.addresses}
+    for address in inventory.apiserver:
+        if str(plain_address(address)) not in nodes:
+            found.add(_host_prefix(address))
+    for service in inventory.services:
+        if service.selector is None:
+            found.update(_host_prefix(address) for address in service.addresses)
+    return found - WORLD.keys()
 
 
-def selected(policies: PolicySet, pod: Pod) -> tuple[bool, bool]:
+def _host_prefix(address: str) -> str:
+    return str(ip_network(plain_address(address)))
+
+
+def selected(policies: PolicySet, pod: Pod, namespace_labels: Mapping[str, str] | None = None) -> tuple[bool, bool]:
     """Whether some policy selects the pod for (ingress, egress)."""
     ingress = egress = False
     for section in policies.sections:
-        if section.selector.matches(pod.namespace, pod.labels):
+        if section.selector.matches(pod.namespace, pod.labels, namespace_labels or {}):
             ingress |= section.ingress is not None
             egress |= section.egress is not None
     return ingress, egress
 
 
-def resolve(
-    policies: PolicySet, inventory: Inventory, revision: int, previous: Mapping[IdentityKey, int] | None = None
-) -> RuleSet:
+def resolve(policies: PolicySet, inventory: Inventory, revision: int, numbers: Numbers | None = None) -> RuleSet:
     """The rule set for the pods of the inventory that have an endpoint id, selected or not.
 
-    An address that two pods claim belongs to none of them: it has no identity until that is settled.
+    numbers: of `allocate`, for these policies and this inventory; without them they are given anew.
+    An address that two pods claim belongs to none of them: it is UNKNOWN until that is settled.
 
     Raises:
         ValueError: an address is not IP text, two pods are one by name, or two have one endpoint id; the message names
             the pod.
     """
     _check_unique(inventory.pods)
-    numbers = allocate_identities(inventory.pods, previous or {})
+    addresses = _addresses(inventory, numbers := numbers or allocate(policies, inventory))
     identities = _identities(inventory.pods, numbers)
-    index = IdentityIndex(identities)
+    index = IdentityIndex(identities, inventory.namespaces)
     by_identity: dict[int, list[Section]] = {}
     for section in policies.sections:
         for number in index.select(section.selector):
             by_identity.setdefault(number, []).append(section)
-    lines = _Lines(index)
+    lines = _Lines(_Peers(index, inventory, numbers, identities, addresses), inventory, numbers)
     endpoints: dict[int, EndpointRules] = {}
-    parts: dict[int, tuple[DirectionRules, DirectionRules]] = {}  # pods of one identity share their rules
+    parts: dict[tuple[int, tuple[NamedPort, ...]], tuple[DirectionRules, DirectionRules]] = {}
     for pod in inventory.pods:
         if pod.endpoint_id is None:
             continue
-        number = numbers[identity_key(pod.namespace, pod.labels)]
-        if number not in parts:
+        number = numbers.pods[identity_key(pod.namespace, pod.labels)]
+        if (key := (number, pod.ports)) not in parts:
             sections = by_identity.get(number, [])
-            parts[number] = (
-                lines.direction([(section.policy, section.ingress) for section in sections]),
-                lines.direction([(section.policy, section.egress) for section in sections]),
-            )
+            parts[key] = lines.ingress(sections, pod.ports), lines.egress(sections)
         endpoints[pod.endpoint_id] = EndpointRules(
-            pod.endpoint_id, pod.namespace, pod.name, dict(pod.labels), *parts[number]
+            pod.endpoint_id, pod.namespace, pod.name, dict(pod.labels), *parts[key], identity=number
         )
-    return RuleSet(revision, endpoints, identities, _addresses(inventory.pods, numbers))
+    prefixes = {**numbers.prefixes, **{prefix: int(number) for prefix, number in WORLD.items()}}
+    return RuleSet(revision, endpoints, identities, addresses, prefixes)
+
+
+def troubles(policies: PolicySet, inventory: Inventory) -> list[str]:
+    """References of policies that nothing answers to, one line each: such a rule matches nobody, which is safe, and is
+    hardly what its author meant."""
+    services = {(service.namespace, service.name) for service in inventory.services}
+    names = {port.name for pod in inventory.pods for port in pod.ports}
+    found: dict[str, None] = {}
+    for section in policies.sections:
+        for grant in (*(section.ingress or ()), *(section.egress or ())):
+            if grant.port.named is not None and grant.port.named not in names:
+                found[f"{grant.name}: no pod has a port named '{grant.port.named}'"] = None
+            for peer in grant.peers or ():
+                named = isinstance(peer, ServicePeer) and peer.name is not None
+                if named and (peer.namespace, peer.name) not in services:
+                    found[f"{grant.name}: there is no service '{peer.namespace}/{peer.name}'"] = None
+    return list(found)
+
+
+class _Peers:
+    """Peers of grants to identities, each worked out once."""
+
+    def __init__(
+        self,
+        index: IdentityIndex,
+        inventory: Inventory,
+        numbers: Numbers,
+        identities: Mapping[int, Identity],
+        addresses: Mapping[str, tuple[int, str]],
+    ) -> None:
+        self._index = index
+        self._inventory = inventory
+        self._addresses = addresses
+        self._numbers = numbers
+        self._known: dict[Peer, frozenset[int]] = {}
+        networks = {**numbers.prefixes, **{prefix: int(number) for prefix, number in WORLD.items()}}
+        self._networks = {ip_network(prefix): number for prefix, number in networks.items()}
+        pods = frozenset(n for n, identity in identities.items() if not identity.reserved)
+        external = frozenset(
+            numbers.prefixes[prefix]
+            for address in inventory.apiserver
+            if (prefix := _host_prefix(address)) in numbers.prefixes
+        )
+        world = frozenset(self._networks.values())
+        four = frozenset(n for network, n in self._networks.items() if network.version == 4)
+        apiserver = external | {Reserved.KUBE_APISERVER, Reserved.HOST_KUBE_APISERVER}
+        self._entities: dict[str, frozenset[int]] = {
+            "all": pods | world | _NODES,
+            "world": world,
+            "world-ipv4": four,
+            "world-ipv6": world - four,
+            "cluster": pods | _NODES,
+            "host": frozenset({Reserved.HOST, Reserved.HOST_KUBE_APISERVER}),
+            "remote-node": frozenset({Reserved.REMOTE_NODE, Reserved.KUBE_APISERVER}),
+            "kube-apiserver": apiserver,
+        }
+
+    def numbers_of(self, peers: Iterable[Peer]) -> frozenset[int]:
+        """The union of all peers."""
+        return frozenset[int]().union(*(self._one(peer) for peer in peers))
+
+    def _one(self, peer: Peer) -> frozenset[int]:
+        found = self._known.get(peer)
+        if found is None:
+            found = self._known[peer] = frozenset(map(int, self._work_out(peer)))
+        return found
+
+    def _work_out(self, peer: Peer) -> frozenset[int]:
+        if isinstance(peer, Selector):
+            return self._index.select(peer)
+        if isinstance(peer, EntityPeer):
+            return self._entities.get(peer.entity, frozenset())
+        if isinstance(peer, CidrPeer):
+            inside = ip_network(peer.cidr)
+            outside = [ip_network(text) for text in peer.excepts]
+            return frozenset(
+                number
+                for network, number in self._networks.items()
+                if _within(network, inside) and not any(_within(network, each) for each in outside)
+            )
+        return frozenset[int]().union(*(self._service(each) for each in self._services(peer)))
+
+    def _services(self, peer: ServicePeer) -> Iterable[Service]:
+        for service in self._inventory.services:
+            if peer.namespace is not None and service.namespace != peer.namespace:
+                continue
+            if peer.name is not None and service.name != peer.name:
+                continue
+            if peer.selector is not None and not peer.selector.matches(service.namespace, service.labels):
+                continue
+            yield service
+
+    def _service(self, service: Service) -> frozenset[int]:
+        if service.selector is not None:
+            wanted = [Requirement(key, Operator.IN, (value,)) for key, value in service.selector.items()]
+            own = Requirement(NAMESPACE_LABEL, Operator.IN, (service.namespace,))
+            return self._index.select(Selector(tuple(sorted({*wanted, own}))))
+        found: set[int] = set()
+        for address in service.addresses:
+            owner = self._addresses.get(str(plain_address(address)))
+            found.add(owner[0] if owner is not None else self._numbers.prefixes[_host_prefix(address)])
+        return frozenset(found - {int(Reserved.UNKNOWN)})
 
 
 class _Lines:
-    """Grants with their peers worked out, each once for all endpoints."""
+    """Grants with their peers and ports worked out, each once for all endpoints."""
 
-    def __init__(self, index: IdentityIndex) -> None:
-        self._index = index
-        self._known: dict[str, Line] = {}
+    def __init__(self, peers: _Peers, inventory: Inventory, numbers: Numbers) -> None:
+        self._peers = peers
+        self._known: dict[tuple[str, PortSpec], tuple[Line, ...]] = {}
+        self._named: dict[tuple[str, int, int], set[int]] = {}  # (name, protocol, port) to the pods' identities
+        for pod in inventory.pods:
+            number = numbers.pods[identity_key(pod.namespace, pod.labels)]
+            for port in pod.ports:
+                self._named.setdefault((port.name, port.protocol, port.port), set()).add(number)
 
-    def direction(self, parts: list[tuple[PolicyRef, tuple[Grant, ...] | None]]) -> DirectionRules:
-        ports: dict[int, list[Line]] = {}
+    def ingress(self, sections: Iterable[Section], ports: tuple[NamedPort, ...]) -> DirectionRules:
+        """Named ports are those of the endpoint itself."""
+        return self._direction([(s, s.ingress, s.ingress_deny) for s in sections], ports)
+
+    def egress(self, sections: Iterable[Section]) -> DirectionRules:
+        """Named ports are those of each peer."""
+        return self._direction([(s, s.egress, s.egress_deny) for s in sections], None)
+
+    def _direction(
+        self, parts: list[tuple[Section, tuple[Grant, ...] | None, bool]], ports: tuple[NamedPort, ...] | None
+    ) -> DirectionRules:
+        lines: list[Line] = []
         refs: dict[PolicyRef, None] = {}
-        for policy, grants in parts:
+        default_deny = audit_default_deny = close_denied = False
+        for section, grants, denies in parts:
             if grants is None:
                 continue
-            refs[policy] = None
+            refs[section.policy] = None
+            default_deny |= denies and not section.options.audit
+            audit_default_deny |= denies
+            close_denied |= section.options.close_denied
             for grant in grants:
-                ports.setdefault(grant.port, []).append(self._line(policy, grant))
-        any_port = tuple(ports.pop(ANY_PORT, ()))
-        return DirectionRules(bool(refs), {port: tuple(ports[port]) for port in sorted(ports)}, any_port, tuple(refs))
+                if grant.port.named is not None and ports is not None:
+                    lines += self._at_own_port(section, grant, ports)
+                else:
+                    lines += self._shared(section, grant)
+        return DirectionRules(bool(refs), default_deny, audit_default_deny, tuple(lines), tuple(refs), close_denied)
 
-    def _line(self, policy: PolicyRef, grant: Grant) -> Line:
-        line = self._known.get(grant.name)  # the grants of one name differ in the port alone
-        if line is None:
-            peers: frozenset[int] | None = None
-            if grant.peers is not None:
-                peers = frozenset[int]().union(*(self._index.select(selector) for selector in grant.peers))
-            line = self._known[grant.name] = Line(grant.name, policy, peers, grant.http)
-        return line
+    def _shared(self, section: Section, grant: Grant) -> tuple[Line, ...]:
+        """The lines that do not depend on the endpoint."""
+        key = grant.name, grant.port
+        found = self._known.get(key)
+        if found is None:
+            peers = None if grant.peers is None else self._peers.numbers_of(grant.peers)
+            if grant.port.named is None:
+                found = tuple(
+                    _line(section, grant, peers, protocol, grant.port.first, grant.port.last)
+                    for protocol in _protocols(grant)
+                )
+            else:
+                found = tuple(
+                    _line(section, grant, frozenset(having if peers is None else having & peers), protocol, port, port)
+                    for (name, protocol, port), having in sorted(self._named.items(), key=lambda item: item[0])
+                    if name == grant.port.named and _fits(grant, protocol)
+                )
+            self._known[key] = found
+        return found
+
+    def _at_own_port(self, section: Section, grant: Grant, ports: tuple[NamedPort, ...]) -> Iterable[Line]:
+        peers = None if grant.peers is None else self._peers.numbers_of(grant.peers)
+        for port in ports:
+            if port.name == grant.port.named and _fits(grant, port.protocol):
+                yield _line(section, grant, peers, port.protocol, port.port, port.port)
+
+
+def _protocols(grant: Grant) -> tuple[int, ...]:
+    port = grant.port
+    if port.protocol != ANY_PROTOCOL:
+        return (port.protocol,)
+    if grant.http is not None or grant.kafka is not None:
+        return (TCP,)
+    return (ANY_PROTOCOL,) if (port.first, port.last) == (0, MAX_PORT) else (TCP, UDP)
+
+
+def _fits(grant: Grant, protocol: int) -> bool:
+    """Whether a named port of that protocol is meant: L7 rules are for TCP alone."""
+    l7 = grant.http is not None or grant.kafka is not None
+    return (protocol == TCP or not l7) and grant.port.protocol in (ANY_PROTOCOL, protocol)
+
+
+def _line(section: Section, grant: Grant, peers: frozenset[int] | None, protocol: int, first: int, last: int) -> Line:
+    options = section.options
+    return Line(
+        grant.name,
+        section.policy,
+        peers,
+        protocol,
+        first,
+        last,
+        grant.deny,
+        grant.http,
+        grant.kafka,
+        options.audit,
+        options.fail_open,
+        options.close_denied,
+    )
+
+
+def _within(inner: IpNetwork, outer: IpNetwork) -> bool:
+    if isinstance(inner, IPv4Network) and isinstance(outer, IPv4Network):
+        return inner.subnet_of(outer)
+    return isinstance(inner, IPv6Network) and isinstance(outer, IPv6Network) and inner.subnet_of(outer)
 
 
 def _check_unique(pods: Iterable[Pod]) -> None:
@@ -150,38 +409,56 @@ def _check_unique(pods: Iterable[Pod]) -> None:
             ids.add(pod.endpoint_id)
 
 
-def _identities(pods: Iterable[Pod], numbers: Mapping[IdentityKey, int]) -> dict[int, Identity]:
+def _identities(pods: Iterable[Pod], numbers: Numbers) -> dict[int, Identity]:
     labels: dict[int, Pod] = {}
     names: dict[int, list[str]] = {}
     for pod in pods:
-        number = numbers[identity_key(pod.namespace, pod.labels)]
+        number = numbers.pods[identity_key(pod.namespace, pod.labels)]
         labels.setdefault(number, pod)
         names.setdefault(number, []).append(f"{pod.namespace}/{pod.name}")
-    return {
+    found = {int(number): Identity("", {}, (), name) for number, name in _RESERVED_NAMES.items()}
+    found |= {
         number: Identity(pod.namespace, dict(pod.labels), tuple(sorted(names[number])))
         for number, pod in sorted(labels.items())
     }
+    return found | {number: Identity("", {}, (), f"cidr:{prefix}") for prefix, number in numbers.prefixes.items()}
 
 
-def _addresses(pods: Iterable[Pod], numbers: Mapping[IdentityKey, int]) -> dict[str, tuple[int, str]]:
+def _addresses(inventory: Inventory, numbers: Numbers) -> dict[str, tuple[int, str]]:
+    """Pods and nodes by address. A node's address that a pod claims is the node's: pods on the node's own network have
+    it, and are no endpoints of their own."""
     found: dict[str, tuple[int, str]] = {}
     claimed_twice: set[str] = set()
-    for pod in pods:
-        number = numbers[identity_key(pod.namespace, pod.labels)]
-        texts = set()
-        for address in pod.addresses:
-            try:
-                ip = plain_address(address)
-            except ValueError:
-                raise ValueError(f"pod {pod.namespace}/{pod.name}: {address!r} is not an IP address") from None
-            if not ip.is_link_local:  # a link-local peer has no identity: it can be anybody on that link
-                texts.add(str(ip))
+    for pod in inventory.pods:
+        number = numbers.pods[identity_key(pod.namespace, pod.labels)]
+        texts = _texts(pod.addresses, f"pod {pod.namespace}/{pod.name}")
         claimed_twice |= texts & found.keys()
         found.update(dict.fromkeys(texts, (number, f"{pod.namespace}/{pod.name}")))
-    return {text: owner for text, owner in sorted(found.items()) if text not in claimed_twice}
+    found |= dict.fromkeys(claimed_twice, (int(Reserved.UNKNOWN), ""))
+    apiserver = {str(plain_address(address)) for address in inventory.apiserver}
+    for node in sorted(inventory.nodes, key=lambda each: each.local):  # this node last: it knows itself best
+        for text in _texts(node.addresses, f"node {node.name}"):
+            if node.local:
+                number = Reserved.HOST_KUBE_APISERVER if text in apiserver else Reserved.HOST
+            else:
+                number = Reserved.KUBE_APISERVER if text in apiserver else Reserved.REMOTE_NODE
+            found[text] = int(number), node.name
+    return dict(sorted(found.items()))
 
 
-def plain_address(text: str) -> IPv4Address | IPv6Address:
+def _texts(addresses: Iterable[str], owner: str) -> set[str]:
+    texts = set()
+    for address in addresses:
+        try:
+            ip = plain_address(address)
+        except ValueError:
+            raise ValueError(f"{owner}: {address!r} is not an IP address") from None
+        if not (ip.is_link_local or ip.is_loopback):  # a link-local peer can be anybody on that link
+            texts.add(str(ip))
+    return texts
+
+
+def plain_address(text: str) -> IpAddress:
     """The address that `RuleSet.addresses` knows a text by: no `::ffff:` before IPv4.
 
     Raises:

@@ -18,7 +18,7 @@ ANY_PROTOCOL = 0
 TCP = 6
 UDP = 17
 OTHER_PROTOCOL = 255
-"""Stands for every IP protocol but TCP and UDP where one number is asked for: only lines of ANY_PROTOCOL hold for it."""
+"""Stands for every IP protocol but TCP and UDP where one number is asked for: only lines of ANY_PROTOCOL cover it."""
 MAX_PORT = 65535
 
 

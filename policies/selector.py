@@ -8,6 +8,17 @@ from policies.ruleset import Identity
 
 # The label that stands for the namespace; a pod's own label of this name never replaces it.
 NAMESPACE_LABEL = "io.kubernetes.pod.namespace"
+# Before the keys of the namespace's own labels (Cilium, pkg/k8s/apis/cilium.io: PodNamespaceMetaLabels).
+NAMESPACE_LABELS = "io.cilium.k8s.namespace.labels."
+# What the API server gives every namespace.
+NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
+
+
+def full_labels(namespace: str, labels: Mapping[str, str], namespace_labels: Mapping[str, str]) -> dict[str, str]:
+    """Everything that a selector can ask of a pod. Keys that stand for the namespace never come from the pod."""
+    full = {key: value for key, value in labels.items() if not key.startswith(NAMESPACE_LABELS)}
+    full |= {NAMESPACE_LABELS + key: value for key, value in namespace_labels.items()}
+    return full | {NAMESPACE_LABELS + NAMESPACE_NAME_LABEL: namespace, NAMESPACE_LABEL: namespace}
 
 
 class Operator(StrEnum):
@@ -50,21 +61,27 @@ class Selector:
 
     requirements: tuple[Requirement, ...]
 
-    def matches(self, namespace: str, labels: Mapping[str, str]) -> bool:
-        """Whether a pod of that namespace with those labels is selected."""
-        full = {**labels, NAMESPACE_LABEL: namespace}
+    def matches(self, namespace: str, labels: Mapping[str, str], namespace_labels: Mapping[str, str] = {}) -> bool:
+        """Whether a pod of that namespace with those labels is selected; namespace_labels are the namespace's own."""
+        return self.holds(full_labels(namespace, labels, namespace_labels))
+
+    def holds(self, full: Mapping[str, str]) -> bool:
+        """The same for what `full_labels` gave."""
         return all(requirement.matches(full) for requirement in self.requirements)
 
 
 class IdentityIndex:
     """Identities by label, so that a selector costs set operations and not a visit to every identity."""
 
-    def __init__(self, identities: Mapping[int, Identity]) -> None:
-        self._all = frozenset(identities)
+    def __init__(self, identities: Mapping[int, Identity], namespaces: Mapping[str, Mapping[str, str]] = {}) -> None:
+        """namespaces: labels of namespaces by name. Identities of peers that are no pods are selected by nothing."""
+        pods = {number: identity for number, identity in identities.items() if not identity.reserved}
+        self._all = frozenset(pods)
         by_value: dict[tuple[str, str], set[int]] = {}
         by_key: dict[str, set[int]] = {}
-        for number, identity in identities.items():
-            for key, value in {**identity.labels, NAMESPACE_LABEL: identity.namespace}.items():
+        for number, identity in pods.items():
+            full = full_labels(identity.namespace, identity.labels, namespaces.get(identity.namespace, {}))
+            for key, value in full.items():
                 by_value.setdefault((key, value), set()).add(number)
                 by_key.setdefault(key, set()).add(number)
         self._by_value = {at: frozenset(numbers) for at, numbers in by_value.items()}
@@ -72,7 +89,7 @@ class IdentityIndex:
         self._known: dict[Selector, frozenset[int]] = {}
 
     def select(self, selector: Selector) -> frozenset[int]:
-        """Numbers of the identities that the selector selects; equal to asking `Selector.matches` for each."""
+        """Numbers of the pods' identities that the selector selects; equal to asking `Selector.matches` for each."""
         found = self._known.get(selector)
         if found is None:
             found = self._all
