@@ -2,48 +2,15 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
 from policies.errors import PolicyError
 from policies.load import Document, duplicates
 from policies.model import EgressRule, EndpointSelector, IngressRule, PortRule, Spec, split_header
-from policies.ruleset import HeaderMatch, HttpRule, PolicyRef
+from policies.policyset import Grant, PolicySet, PortSpec, Section
+from policies.ruleset import TCP, HeaderMatch, HttpRule, PolicyRef
 from policies.selector import NAMESPACE_LABEL, Operator, Requirement, Selector
-
-ANY_PORT = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """One allow: these peers, this port, these requests.
-
-    peers: None is every peer, () none. port: ANY_PORT is every port. http: as `Line.http`.
-    """
-
-    name: str
-    peers: tuple[Selector, ...] | None
-    port: int
-    http: tuple[HttpRule, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """One spec of one document. ingress or egress None: it does not touch that direction; (): it denies all of it."""
-
-    policy: PolicyRef
-    selector: Selector
-    ingress: tuple[Grant, ...] | None
-    egress: tuple[Grant, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class PolicySet:
-    """What all documents say, sorted by (namespace, name); digest: equal for documents that say the same."""
-
-    sections: tuple[Section, ...] = ()
-    digest: str = hashlib.sha256(b"[]").hexdigest()
 
 
 def compile_policies(documents: Iterable[Document]) -> PolicySet:
@@ -88,7 +55,7 @@ def _grants(rules: Sequence[IngressRule | EgressRule], namespace: str, title: st
         if rule.toPorts is None:
             # With neither peers nor ports the rule allows nothing (it is how Cilium spells default deny).
             if peers is not None:
-                grants.append(Grant(name, peers, ANY_PORT, None))
+                grants.append(Grant(name, peers))
             continue
         for j, entry in enumerate(rule.toPorts):
             grants += _port_grants(entry, peers, f"{name}.toPorts[{j}]")
@@ -110,7 +77,8 @@ def _port_grants(entry: PortRule, peers: tuple[Selector, ...] | None, name: str)
             )
             for i, rule in enumerate(rules)
         ) or (HttpRule(f"{name}.http[]"),)
-    return [Grant(name, peers, port, http) for port in sorted({each.port for each in entry.ports})]
+    ports = sorted({each.port for each in entry.ports})
+    return [Grant(name, peers, PortSpec(TCP, port, port) if port else PortSpec(TCP), http) for port in ports]
 
 
 def _header(text: str) -> HeaderMatch:

@@ -9,6 +9,7 @@ resolve differently.
 """
 
 import json
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -38,12 +39,13 @@ __all__ = [
     "NodeHost",
     "Numbers",
     "Pod",
+    "Resolver",
     "Service",
     "allocate",
     "identity_key",
     "plain_address",
     "resolve",
-    "selected",
+    "selection",
     "troubles",
 ]
 
@@ -60,6 +62,7 @@ _RESERVED_NAMES = {
 _NODES = frozenset({Reserved.HOST, Reserved.REMOTE_NODE, Reserved.KUBE_APISERVER, Reserved.HOST_KUBE_APISERVER})
 
 type IdentityKey = tuple[str, tuple[tuple[str, str], ...]]  # namespace, sorted labels
+type _Parts = tuple[DirectionRules, DirectionRules]
 type IpAddress = IPv4Address | IPv6Address
 type IpNetwork = IPv4Network | IPv6Network
 
@@ -143,14 +146,23 @@ def _host_prefix(address: str) -> str:
     return str(ip_network(plain_address(address)))
 
 
-def selected(policies: PolicySet, pod: Pod, namespace_labels: Mapping[str, str] | None = None) -> tuple[bool, bool]:
-    """Whether some policy selects the pod for (ingress, egress)."""
-    ingress = egress = False
+def selection(policies: PolicySet, inventory: Inventory) -> dict[tuple[str, str], tuple[bool, bool]]:
+    """Which pods some policy selects, by (namespace, name), for (ingress, egress); pods that none selects are not in
+    it."""
+    numbers = {key: i for i, key in enumerate({identity_key(pod.namespace, pod.labels) for pod in inventory.pods}, 1)}
+    identities = {number: Identity(namespace, dict(labels), ()) for (namespace, labels), number in numbers.items()}
+    index = IdentityIndex(identities, inventory.namespaces)
+    touched: tuple[set[int], set[int]] = set(), set()
     for section in policies.sections:
-        if section.selector.matches(pod.namespace, pod.labels, namespace_labels or {}):
-            ingress |= section.ingress is not None
-            egress |= section.egress is not None
-    return ingress, egress
+        for grants, found in zip((section.ingress, section.egress), touched, strict=True):
+            if grants is not None:
+                found |= index.select(section.selector)
+    result = {}
+    for pod in inventory.pods:
+        number = numbers[identity_key(pod.namespace, pod.labels)]
+        if number in touched[0] or number in touched[1]:
+            result[pod.namespace, pod.name] = number in touched[0], number in touched[1]
+    return result
 
 
 def resolve(policies: PolicySet, inventory: Inventory, revision: int, numbers: Numbers | None = None) -> RuleSet:
@@ -163,29 +175,94 @@ def resolve(policies: PolicySet, inventory: Inventory, revision: int, numbers: N
         ValueError: an address is not IP text, two pods are one by name, or two have one endpoint id; the message names
             the pod.
     """
-    _check_unique(inventory.pods)
-    addresses = _addresses(inventory, numbers := numbers or allocate(policies, inventory))
-    identities = _identities(inventory.pods, numbers)
-    index = IdentityIndex(identities, inventory.namespaces)
-    by_identity: dict[int, list[Section]] = {}
-    for section in policies.sections:
-        for number in index.select(section.selector):
-            by_identity.setdefault(number, []).append(section)
-    lines = _Lines(_Peers(index, inventory, numbers, identities, addresses), inventory, numbers)
-    endpoints: dict[int, EndpointRules] = {}
-    parts: dict[tuple[int, tuple[NamedPort, ...]], tuple[DirectionRules, DirectionRules]] = {}
-    for pod in inventory.pods:
-        if pod.endpoint_id is None:
-            continue
-        number = numbers.pods[identity_key(pod.namespace, pod.labels)]
-        if (key := (number, pod.ports)) not in parts:
-            sections = by_identity.get(number, [])
-            parts[key] = lines.ingress(sections, pod.ports), lines.egress(sections)
-        endpoints[pod.endpoint_id] = EndpointRules(
-            pod.endpoint_id, pod.namespace, pod.name, dict(pod.labels), *parts[key], identity=number
+    return Resolver().resolve(policies, inventory, revision, numbers)
+
+
+class Resolver:
+    """`resolve` for one inventory after another: what did not change since the last call is not worked out again, and
+    an endpoint whose rules did not change keeps the very same object, so that `is` finds those that did.
+
+    Sections are known by object: a compiler that gives the same object for the same document makes an edit cheap, one
+    that does not costs time and never an answer.
+    """
+
+    def __init__(self) -> None:
+        self._universe: object = None
+        self._index = IdentityIndex({})
+        self._lines: _Lines | None = None
+        self._identities: dict[int, Identity] = {}
+        self._addresses: dict[str, tuple[int, str]] = {}
+        self._parts: dict[tuple[int, tuple[NamedPort, ...]], tuple[tuple[Section, ...], _Parts]] = {}
+        self._endpoints: dict[int, EndpointRules] = {}
+
+    def resolve(
+        self, policies: PolicySet, inventory: Inventory, revision: int, numbers: Numbers | None = None
+    ) -> RuleSet:
+        """As the function `resolve`."""
+        _check_unique(inventory.pods)
+        numbers = numbers or allocate(policies, inventory)
+        self._learn(inventory, numbers)
+        if self._lines is None:
+            raise AssertionError("_learn makes them")
+        by_identity: dict[int, list[Section]] = {}
+        for section in policies.sections:
+            for number in self._index.select(section.selector):
+                by_identity.setdefault(number, []).append(section)
+        endpoints: dict[int, EndpointRules] = {}
+        parts: dict[tuple[int, tuple[NamedPort, ...]], tuple[tuple[Section, ...], _Parts]] = {}
+        for pod in inventory.pods:
+            if pod.endpoint_id is None:
+                continue
+            number = numbers.pods[identity_key(pod.namespace, pod.labels)]
+            if (key := (number, pod.ports)) not in parts:
+                parts[key] = self._parts_of(key, tuple(by_identity.get(number, ())))
+            ingress, egress = parts[key][1]
+            have = self._endpoints.get(pod.endpoint_id)
+            if (
+                have is None
+                or (have.ingress, have.egress) != (ingress, egress)
+                or (have.namespace, have.name, have.labels, have.identity)
+                != (pod.namespace, pod.name, pod.labels, number)
+            ):
+                labels = dict(pod.labels)
+                have = EndpointRules(pod.endpoint_id, pod.namespace, pod.name, labels, ingress, egress, number)
+            endpoints[pod.endpoint_id] = have
+        self._parts, self._endpoints = parts, endpoints
+        self._lines.keep(policies.sections)
+        prefixes = {**numbers.prefixes, **{prefix: int(number) for prefix, number in WORLD.items()}}
+        return RuleSet(revision, dict(endpoints), self._identities, self._addresses, prefixes)
+
+    def _learn(self, inventory: Inventory, numbers: Numbers) -> None:
+        """Take over what rules ask about peers; all that was worked out by other knowledge is forgotten."""
+        pods = tuple((pod.namespace, pod.name, pod.labels, pod.addresses, pod.ports) for pod in inventory.pods)
+        universe = (
+            pods,
+            inventory.nodes,
+            inventory.namespaces,
+            inventory.services,
+            inventory.apiserver,
+            numbers.pods,
+            numbers.prefixes,
         )
-    prefixes = {**numbers.prefixes, **{prefix: int(number) for prefix, number in WORLD.items()}}
-    return RuleSet(revision, endpoints, identities, addresses, prefixes)
+        if self._lines is not None and universe == self._universe:
+            return
+        self._addresses = _addresses(inventory, numbers)
+        self._identities = _identities(inventory.pods, numbers)
+        self._index = IdentityIndex(self._identities, inventory.namespaces)
+        peers = _Peers(self._index, inventory, numbers, self._identities, self._addresses)
+        self._lines = _Lines(peers, inventory, numbers)
+        self._parts = {}
+        self._universe = universe
+
+    def _parts_of(
+        self, key: tuple[int, tuple[NamedPort, ...]], sections: tuple[Section, ...]
+    ) -> tuple[tuple[Section, ...], "_Parts"]:
+        have = self._parts.get(key)
+        if have is not None and len(have[0]) == len(sections) and all(map(operator.is_, have[0], sections)):
+            return have
+        if self._lines is None:
+            raise AssertionError("_learn makes them")
+        return sections, (self._lines.ingress(sections, key[1]), self._lines.egress(sections))
 
 
 def troubles(policies: PolicySet, inventory: Inventory) -> list[str]:
@@ -199,9 +276,11 @@ def troubles(policies: PolicySet, inventory: Inventory) -> list[str]:
             if grant.port.named is not None and grant.port.named not in names:
                 found[f"{grant.name}: no pod has a port named '{grant.port.named}'"] = None
             for peer in grant.peers or ():
-                named = isinstance(peer, ServicePeer) and peer.name is not None
-                if named and (peer.namespace, peer.name) not in services:
-                    found[f"{grant.name}: there is no service '{peer.namespace}/{peer.name}'"] = None
+                if not isinstance(peer, ServicePeer) or peer.name is None:
+                    continue
+                if not any(peer.name == name and peer.namespace in (None, ns) for ns, name in services):
+                    where = peer.name if peer.namespace is None else f"{peer.namespace}/{peer.name}"
+                    found[f"{grant.name}: there is no service '{where}'"] = None
     return list(found)
 
 
@@ -295,12 +374,18 @@ class _Lines:
 
     def __init__(self, peers: _Peers, inventory: Inventory, numbers: Numbers) -> None:
         self._peers = peers
-        self._known: dict[tuple[str, PortSpec], tuple[Line, ...]] = {}
+        # by object, and held: a section that is compiled anew may say something else under the same name
+        self._known: dict[int, tuple[Section, dict[tuple[str, PortSpec], tuple[Line, ...]]]] = {}
         self._named: dict[tuple[str, int, int], set[int]] = {}  # (name, protocol, port) to the pods' identities
         for pod in inventory.pods:
             number = numbers.pods[identity_key(pod.namespace, pod.labels)]
             for port in pod.ports:
                 self._named.setdefault((port.name, port.protocol, port.port), set()).add(number)
+
+    def keep(self, sections: Iterable[Section]) -> None:
+        """Forget all but these."""
+        ids = {id(section) for section in sections}
+        self._known = {number: known for number, known in self._known.items() if number in ids}
 
     def ingress(self, sections: Iterable[Section], ports: tuple[NamedPort, ...]) -> DirectionRules:
         """Named ports are those of the endpoint itself."""
@@ -332,8 +417,9 @@ class _Lines:
 
     def _shared(self, section: Section, grant: Grant) -> tuple[Line, ...]:
         """The lines that do not depend on the endpoint."""
+        known = self._known.setdefault(id(section), (section, {}))[1]
         key = grant.name, grant.port
-        found = self._known.get(key)
+        found = known.get(key)
         if found is None:
             peers = None if grant.peers is None else self._peers.numbers_of(grant.peers)
             if grant.port.named is None:
@@ -347,7 +433,7 @@ class _Lines:
                     for (name, protocol, port), having in sorted(self._named.items(), key=lambda item: item[0])
                     if name == grant.port.named and _fits(grant, protocol)
                 )
-            self._known[key] = found
+            known[key] = found
         return found
 
     def _at_own_port(self, section: Section, grant: Grant, ports: tuple[NamedPort, ...]) -> Iterable[Line]:
