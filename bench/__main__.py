@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from agent.cli import Parser
-from bench import document, rows, table
+from bench import document, policies, rows, table
 from bench.cases import CASES, chosen
 from bench.errors import BenchError
 from bench.peers.base import Peer
@@ -47,6 +47,15 @@ def _parser() -> argparse.ArgumentParser:
     http.add_argument("--cases", default=",".join(CASES), metavar="LIST", help=f"of {', '.join(CASES)} (default: all)")
     http.add_argument("--json", type=Path, metavar="FILE", help='write {"rows": [...]}, a row per case, peer and round')
     http.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
+    language = commands.add_parser(
+        "policies",
+        allow_abbrev=False,
+        help="the cost of large policy sets: compile, one edit, one decision",
+        description="What a large cluster's policies cost, in one process: needs neither root nor a lab.",
+        epilog="example: ./dev bench policies --rounds 5",
+    )
+    language.add_argument("--rounds", type=_positive, default=5, metavar="N", help="median of so many (default: 5)")
+    language.add_argument("--json", type=Path, metavar="FILE", help='write {"rows": [...]}')
     return parser
 
 
@@ -60,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0: everything was measured. 1: something was not. 2: the arguments are wrong. 130: interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(given)
+    if options.command == "policies":
+        return _policies(options)
     try:
         kinds = _peers(options.peers)
         cases = chosen(options.cases, CASES, "case")
@@ -78,6 +89,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), _NOT_MEASURED)
     except KeyboardInterrupt:
         return _fail("interrupted; the labs are down", _INTERRUPTED)
+
+
+def _policies(options: argparse.Namespace) -> int:
+    try:
+        _check_place(options.json)
+    except BenchError as error:
+        return _fail(str(error), _USAGE)
+    rows_of = policies.measure(options.rounds)
+    if options.json is not None:
+        policies.write_json(rows_of, options.json)
+    print(policies.report(rows_of))
+    return 0
 
 
 def _peers(names: str) -> list[type[Peer]]:
