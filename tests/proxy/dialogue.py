@@ -17,7 +17,7 @@ from parsers.http1.events import Http1Limits
 from policies.engine import Permit
 from policies.ruleset import HttpRule
 from proxy.counters import new_counters
-from proxy.events import LegFailure, Timer
+from proxy.events import Layer, LegFailure, Timer
 from proxy.flow import Flow
 from proxy.flow_event import FlowEvent
 from proxy.layers.http1 import Http1Layer
@@ -70,6 +70,10 @@ class ScriptedEdge:
 
     def end_upstream(self) -> None:
         self.said.append("end upstream")
+
+    def hand_over(self, layer: Layer) -> None:
+        self.layer = layer
+        self.said.append("opaque" if layer.opaque else "hand over")
 
     def finish(self, *, linger: bool) -> None:
         self.said.append("finish, linger" if linger else "finish")

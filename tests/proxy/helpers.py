@@ -9,6 +9,7 @@ import contextlib
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import SupportsIndex
 
 from policies.engine import Engine
@@ -32,8 +33,8 @@ WITH_HEADER = HttpRule("r-header", path="/header", headers=(HeaderMatch("x-token
 def rules(*http: HttpRule, port: int, revision: int = 1, l4: bool = False, deny: bool = False) -> Engine:
     """An engine for ENDPOINT: these http rules on `port` for every peer; `l4` allows the port whole, `deny` names
     nobody."""
-    line = Line("r", POLICY, frozenset() if deny else None, None if l4 else http)
-    direction = DirectionRules(True, {port: (line,)}, (), (POLICY,))
+    line = Line("r", POLICY, frozenset() if deny else None, http=None if l4 else http)
+    direction = DirectionRules(True, True, True, (replace(line, first=port, last=port),), (POLICY,))
     endpoint = EndpointRules(ENDPOINT, "default", "web", {"app": "web"}, direction, direction)
     return Engine(RuleSet(revision, {ENDPOINT: endpoint}, {}, {}))
 
