@@ -50,12 +50,22 @@ def test_header_matches(
 
 PATHS = [
     ("pathExact: /a", {"/a": True, "/a?x=1": True, "/a/": False, "/a/b": False, "/ab": False, "/A": False, "/": False}),
-    ("pathPrefix: /a", {"/a": True, "/a?x=1": True, "/a/": True, "/a/b": True, "/ab": False, "/b/a": False, "/A": False}),
+    (
+        "pathPrefix: /a",
+        {"/a": True, "/a?x=1": True, "/a/": True, "/a/b": True, "/ab": False, "/b/a": False, "/A": False},
+    ),
     ("pathPrefix: /a/b", {"/a/b": True, "/a/b/c": True, "/a": False, "/a/bc": False, "/a/": False}),
     ("pathPrefix: /", {"/": True, "/a": True, "/a/b?c": True}),
     (
         "pathTemplate: '/users/{id}'",
-        {"/users/1": True, "/users/x?y=z": True, "/users/": False, "/users": False, "/users/1/2": False, "/users/1/": False},
+        {
+            "/users/1": True,
+            "/users/x?y=z": True,
+            "/users/": False,
+            "/users": False,
+            "/users/1/2": False,
+            "/users/1/": False,
+        },
     ),
     ("pathTemplate: '/{a}/x/{b}'", {"/1/x/2": True, "/1/y/2": False, "//x/2": False}),
     ("path: /a", {"/a": True, "/a?x=1": False, "/ab": False}),
@@ -129,7 +139,9 @@ def test_kafka_roles_and_parts(rule: str, allowed: set[tuple[int, str | None]]) 
     world = World(policy(rules(f"[{rule}]", "kafka")))
     assert world.connect("frontend") is PROXY
     asked = [(PRODUCE, "orders"), (PRODUCE, "other"), (FETCH, "orders"), (METADATA, None)]
-    found = {(key, topic) for key, topic in asked if world.ask_kafka("frontend", KafkaRequest(key, 7, "me", topic)).allow}
+    found = {
+        (key, topic) for key, topic in asked if world.ask_kafka("frontend", KafkaRequest(key, 7, "me", topic)).allow
+    }
     assert found == allowed
     # no request of another protocol is allowed by a kafka rule
     assert not world.ask("frontend").allow
@@ -144,9 +156,7 @@ def test_a_kafka_denial_beats_a_kafka_allow() -> None:
 
 def test_two_l7_kinds_in_one_document() -> None:
     with pytest.raises(PolicyError):
-        documents(
-            policy(f"{WEB}ingress: [{{toPorts: [{{{PORT}, rules: {{http: [{{}}], kafka: [{{}}]}}}}]}}]")
-        )
+        documents(policy(f"{WEB}ingress: [{{toPorts: [{{{PORT}, rules: {{http: [{{}}], kafka: [{{}}]}}}}]}}]"))
 
 
 def test_two_l7_kinds_of_two_documents_deny() -> None:
