@@ -13,10 +13,9 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from policies.model import Metadata
 from policies.policyset import CidrPeer, Grant, Options, Peer, PortSpec, Section
 from policies.ruleset import ANY_PROTOCOL, TCP, UDP, PolicyRef
-from policies.selector import NAMESPACE_LABEL, Operator, Requirement, Selector
+from policies.selector import NAMESPACE_LABEL, NAMESPACE_LABELS, Operator, Requirement, Selector
 from policies.source import quoted
 from policies.words import (
-    NAMESPACE_LABELS,
     EndPort,
     Path,
     PlainExpression,

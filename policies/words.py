@@ -15,13 +15,12 @@ from pydantic_core import PydanticCustomError
 
 from policies.matchers import PatternError, check_pattern
 from policies.policyset import ENTITIES
-from policies.selector import NAMESPACE_LABEL
+from policies.selector import NAMESPACE_LABEL, NAMESPACE_LABELS
 from policies.source import quoted
 
 type Path = tuple[str | int, ...]
 
 OURS = "tulle.dev"  # the validation context of our own kind: only there do its fields exist
-NAMESPACE_LABELS = "io.cilium.k8s.namespace.labels."  # before a label of the namespace, as Cilium derives them
 RESERVED = "reserved:"  # before the name of an entity, in a peer selector
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
