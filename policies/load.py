@@ -132,7 +132,9 @@ def dump(documents: Iterable[Document], *, as_json: bool = False) -> str:
         each.pop("status", None)
     if as_json:
         return "\n---\n".join(json.dumps(each) for each in data) + "\n"
-    return yaml.safe_dump_all(data, sort_keys=False, explicit_start=True, allow_unicode=True, width=120)
+    return yaml.dump_all(
+        data, Dumper=yaml.CSafeDumper, sort_keys=False, explicit_start=True, allow_unicode=True, width=120
+    )
 
 
 def _read(text: str, name: str) -> tuple[list[Document], list[Problem]]:
