@@ -265,8 +265,9 @@ def _place(root: Node, path: Sequence[str | int], at_key: bool = False) -> tuple
     node, line, column = root, root.line, root.column
     for i, part in enumerate(path):
         if isinstance(node.value, dict) and isinstance(part, str):
-            # labels are known without their source, and written with it
-            key = next((key for key in (part, f"k8s:{part}", f"any:{part}") if key in node.value), None)
+            key: str | None = part
+            if part not in node.value:  # labels are known without their source, and written with it
+                key = next((each for each in (f"k8s:{part}", f"any:{part}") if each in node.value), None)
             if key is None:
                 break
             key_place = node.keys[key]

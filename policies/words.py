@@ -7,6 +7,7 @@ are never repeated.
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated, Literal, NamedTuple, NoReturn
 
@@ -200,9 +201,12 @@ def _entity(text: str) -> str:
     return text
 
 
+_good_pattern = lru_cache(1024)(check_pattern)  # the same few methods and paths stand in thousands of rules
+
+
 def _pattern(text: str) -> str:
     try:
-        check_pattern(text)
+        _good_pattern(text)
     except PatternError as error:
         raise refuse(str(error)) from None
     return text

@@ -58,7 +58,7 @@ def test_namespace_is_default_when_absent() -> None:
 def test_json_is_accepted() -> None:
     text = """{
 \t"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy",
-\t"metadata": {"name": "a", "creationTimestamp": null, "labels": {"x": "y"}, "annotations": {"n": "1"}},
+\t"metadata": {"name": "a", "creationTimestamp": null, "labels": {"x": "y"}, "annotations": null},
 \t"spec": {"endpointSelector": {}, "ingress": [{"toPorts": [{"ports": [{"port": 80}],
 \t\t"rules": {"http": [{"path": "\\/a\\u00e9"}]}}]}]}, "status": {"conditions": null}
 }"""
