@@ -54,10 +54,11 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """One document of a text: its root node and its own source text."""
+    """One document of a text: its root node, its own source text, and what is wrong with it although it can be read."""
 
     root: Node
     text: str
+    problems: tuple[Problem, ...] = ()
 
 
 class SourceError(Exception):
@@ -96,10 +97,33 @@ class _Open:
     skip: bool = False  # the value of a duplicate or unusable key: read, counted, not kept
 
 
-def read_trees(text: str, file: str, problems: list[Problem]) -> list[Tree]:
-    """The documents of `text` that are not empty, in order.
+_MARKER = re.compile(r"^---(?=[ \t\r\n]|\Z)", re.MULTILINE)
 
-    Mistakes that leave the rest readable (duplicate keys, odd scalars) go to `problems`.
+
+def chunks(text: str) -> list[tuple[int, str]]:
+    """The text cut where documents begin, with the number of lines before each piece.
+
+    A line that begins with `---` and a space ends whatever stands before it, a quoted or block text too (YAML 1.2
+    9.1.2), so that a document can be read alone when one before it cannot.
+    """
+    starts = [match.start() for match in _MARKER.finditer(text)]
+    if not starts or text[: starts[0]].strip():
+        starts.insert(0, 0)
+    pieces = zip(starts, [*starts[1:], len(text)], strict=True)
+    found: list[tuple[int, str]] = []
+    line, counted = 0, 0
+    for start, end in pieces:
+        line += text.count("\n", counted, start)
+        counted = start
+        found.append((line, text[start:end]))
+    return found
+
+
+def read_trees(text: str, file: str, problems: list[Problem], line: int = 0) -> list[Tree]:
+    """The documents of `text` that are not empty, in order. `line`: lines of the file before the text.
+
+    Mistakes that leave the rest readable (duplicate keys, odd scalars) go with their document, those of documents that
+    come to nothing to `problems`.
 
     Raises:
         SourceError: the text is not YAML, or passes a bound.
@@ -112,18 +136,21 @@ def read_trees(text: str, file: str, problems: list[Problem]) -> list[Tree]:
         raise SourceError(Problem(file, 0, 0, "", f"larger than {MAX_BYTES} bytes"))
     try:
         loader = yaml.CSafeLoader(text)  # libyaml; PyYAML's own reader needs half a minute for 1 MiB
+        reader = _Reader(loader, text, file, problems, line)
         try:
-            return list(_Reader(loader, text, file, problems).documents())
+            return list(reader.documents())
         finally:
+            problems += reader.own  # of a document that never ended
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        raise SourceError(Problem(file, line, column, "", f"not YAML: {error.problem or error.context}")) from None
+        row, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        problem = Problem(file, line + row, column, "", f"not YAML: {error.problem or error.context}")
+        raise SourceError(problem) from None
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
+        row = text.count("\n", 0, error.position) + 1
         column = error.position - (text.rfind("\n", 0, error.position) + 1) + 1
-        raise SourceError(Problem(file, line, column, "", f"not YAML: {error.reason}")) from None
+        raise SourceError(Problem(file, line + row, column, "", f"not YAML: {error.reason}")) from None
 
 
 class _Mark(Protocol):
@@ -141,18 +168,19 @@ def _mark(mark: _Mark | None) -> _Mark:
     return mark
 
 
-def _place(event: yaml.Event) -> tuple[int, int]:
-    mark = _mark(event.start_mark)
-    return mark.line + 1, mark.column + 1
-
-
 class _Reader:
-    def __init__(self, loader: yaml.CSafeLoader, text: str, file: str, problems: list[Problem]) -> None:
+    def __init__(self, loader: yaml.CSafeLoader, text: str, file: str, problems: list[Problem], line: int) -> None:
         self.loader = loader
         self.text = text
         self.file = file
         self.problems = problems
+        self.own: list[Problem] = []  # of the document at hand
+        self.line = line
         self.nodes = 0
+
+    def _place(self, event: yaml.Event) -> tuple[int, int]:
+        mark = _mark(event.start_mark)
+        return self.line + mark.line + 1, mark.column + 1
 
     def documents(self) -> Iterator[Tree]:
         start = 0
@@ -165,9 +193,12 @@ class _Reader:
                 start, root, anchors = _mark(event.start_mark).index, None, {}
             elif isinstance(event, yaml.DocumentEndEvent):
                 if root is not None and root.value is not None:
-                    yield Tree(root, self.text[start : _mark(event.end_mark).index])
+                    yield Tree(root, self.text[start : _mark(event.end_mark).index], tuple(self.own))
+                else:
+                    self.problems += self.own
+                self.own = []
             elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
-                line, column = _place(event)
+                line, column = self._place(event)
                 if len(stack) >= MAX_DEPTH:
                     raise self._refused(line, column, f"nested deeper than {MAX_DEPTH} levels")
                 if event.tag is not None and event.tag not in ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
@@ -194,7 +225,7 @@ class _Reader:
                 else:
                     root = self._add(node, stack, root)
             elif isinstance(event, yaml.AliasEvent):
-                line, column = _place(event)
+                line, column = self._place(event)
                 target = anchors.get(event.anchor or "")
                 if target is None:
                     raise self._refused(line, column, "alias of something that is not complete or does not exist")
@@ -236,7 +267,7 @@ class _Reader:
             parent.node.keys[node.value] = (node.line, node.column)
 
     def _scalar(self, event: yaml.ScalarEvent, stack: list[_Open]) -> Node:
-        line, column = _place(event)
+        line, column = self._place(event)
         # the stubs leave this method of PyYAML's Resolver without types; it returns a tag
         tag: str = event.tag or self.loader.resolve(  # type: ignore[no-untyped-call]
             yaml.ScalarNode, event.value, event.implicit
@@ -275,4 +306,4 @@ class _Reader:
                 path.append(len(level.node.value))
             elif level.key is not None:
                 path.append(level.key)
-        self.problems.append(Problem(self.file, line, column, dotted(tuple(path)), message))
+        self.own.append(Problem(self.file, line, column, dotted(tuple(path)), message))

@@ -7,7 +7,7 @@ import pytest
 
 from policies.errors import PolicyError, Problem
 from policies.load import MAX_PROBLEMS, load_files, load_text
-from tests.policies.world import HEAD, policy
+from tests.policies.texts import HEAD, policy
 
 RULE = "endpointSelector: {}\ningress:\n- toPorts:\n  - ports: [{port: 80}]\n    rules:\n      http:\n"
 
