@@ -102,13 +102,17 @@ class Verdict:
 class Engine:
     """Judges connections and requests by one rule set; build a new one for a new revision.
 
+    previous: the engine of the revision before. Tables of lines that are the same objects in both are taken over when
+    they are first needed, so that an edit costs what it touches.
+
     Not safe for several threads at once; a worker has one.
     """
 
-    __slots__ = ("_sites", "_tables", "revision", "ruleset")
+    __slots__ = ("_inherited", "_sites", "_tables", "revision", "ruleset")
 
-    def __init__(self, ruleset: RuleSet) -> None:
+    def __init__(self, ruleset: RuleSet, previous: "Engine | None" = None) -> None:
         self.ruleset = ruleset
+        self._inherited = {} if previous is None else previous._tables
         self.revision = ruleset.revision
         self._sites: dict[tuple[int, int, int, int, int], _Site] = {}
         self._tables: dict[tuple[int, ...], _Tables] = {}  # by the lines: most peers share them
@@ -226,10 +230,11 @@ class Engine:
             policies = tuple(dict.fromkeys(line.policy for line in judged))
             reason = f"http and kafka rules meet on port {place.port}"
             return _Judge(Verdict(False, reason, CONFLICT, policies, None))
-        key = tuple(map(id, judged))  # the rule set keeps the lines alive
+        # INVARIANT: tables keep their lines alive, so while a table is known by these ids nothing else can have them
+        key = tuple(map(id, judged))
         tables = self._tables.get(key)
         if tables is None:
-            tables = self._tables[key] = _Tables(judged)
+            tables = self._tables[key] = self._inherited.get(key) or _Tables(judged)
         denied = place.denied(f"no {kind} rule for this peer on port {place.port} matched")
         last = place.allowed_by_default() if outcome.fallback else denied
         return _Judge(None, tables, kind, first, last, place)
@@ -264,9 +269,10 @@ class _Place:
 class _Tables:
     """The rules of some lines."""
 
-    __slots__ = ("http_allows", "http_denies", "kafka_allows", "kafka_denies")
+    __slots__ = ("_lines", "http_allows", "http_denies", "kafka_allows", "kafka_denies")
 
-    def __init__(self, lines: Iterable[Line]) -> None:
+    def __init__(self, lines: list[Line]) -> None:
+        self._lines = lines
         http = [(line, rule) for line in lines for rule in line.http or ()]
         kafka = [(line, rule) for line in lines for rule in line.kafka or ()]
         self.http_denies = HttpRules([each for each in http if each[1].deny], deny=True)

@@ -91,6 +91,24 @@ def test_peers_with_the_same_lines_share_their_tables() -> None:
     assert len(judge._tables) == 1
 
 
+def test_tables_of_unchanged_lines_are_taken_over_once() -> None:
+    first = one_endpoint(HttpRule("a", "GET", "/[ab]"))
+    old = Engine(first)
+    old.decide(1, INGRESS, 300, 80, HttpRequest("GET", "/a"))
+    (tables,) = old._tables.values()
+    same = Engine(replace(first, revision=6), old)
+    verdict = same.decide(1, INGRESS, 300, 80, HttpRequest("GET", "/a"))
+    assert list(same._tables.values()) == [tables]
+    assert verdict.permit is not None
+    assert verdict.permit.revision == 6
+    other = Engine(one_endpoint(HttpRule("b", "GET", "/[bc]")), same)
+    assert other.decide(1, INGRESS, 300, 80, HttpRequest("GET", "/a")).rule == engine.DEFAULT_DENY
+    assert other.decide(1, INGRESS, 300, 80, HttpRequest("GET", "/c")).rule == "b"
+    unused = Engine(first, Engine(first, other))
+    unused.decide(1, INGRESS, 300, 80, HttpRequest("GET", "/a"))
+    assert list(unused._tables.values()) != [tables]  # what a revision did not need is forgotten
+
+
 def plainly(rule: HttpRule, request: HttpRequest) -> bool:
     """What a rule means, without any of the engine's short cuts."""
     fields = [(rule.method, request.method), (rule.path, request.path), (rule.host, request.host)]
