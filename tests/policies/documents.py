@@ -65,7 +65,9 @@ class Maker:
 
     def document(self, name: str, l7: str | None = None) -> Body:
         """A document of any kind. l7: the kind of its L7 rules, as two kinds may not stand on one port."""
-        kind = self._choose(["CiliumNetworkPolicy", "TulleNetworkPolicy", "CiliumClusterwideNetworkPolicy", "NetworkPolicy"])
+        kind = self._choose(
+            ["CiliumNetworkPolicy", "TulleNetworkPolicy", "CiliumClusterwideNetworkPolicy", "NetworkPolicy"]
+        )
         return self.document_of(kind, name, l7)
 
     def document_of(self, kind: str, name: str, l7: str | None = None) -> Body:

@@ -101,7 +101,9 @@ def test_without_default_deny_requests_that_nothing_matches_pass() -> None:
 
 
 def test_clusterwide_documents_hold_everywhere() -> None:
-    everywhere = World(clusterwide("endpointSelector: {}\ningress: [{fromEndpoints: [{matchLabels: {app: frontend}}]}]"))
+    everywhere = World(
+        clusterwide("endpointSelector: {}\ningress: [{fromEndpoints: [{matchLabels: {app: frontend}}]}]")
+    )
     for to in PODS:
         assert everywhere.connect("frontend", to) is ALLOW
         assert everywhere.connect("other/frontend", to) is ALLOW
@@ -118,9 +120,7 @@ def test_clusterwide_documents_hold_everywhere() -> None:
 
 
 def test_an_endpoint_selector_stays_in_its_namespace() -> None:
-    text = (
-        "endpointSelector: {matchExpressions: [{key: io.kubernetes.pod.namespace, operator: Exists}]}\ningress: [{}]"
-    )
+    text = "endpointSelector: {matchExpressions: [{key: io.kubernetes.pod.namespace, operator: Exists}]}\ningress: [{}]"
     world = World(policy(text))
     assert world.connect("intruder", "web") is DENY
     assert world.connect("intruder", "other/web") is ALLOW

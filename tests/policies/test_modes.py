@@ -86,7 +86,10 @@ def test_every_kind_of_document_has_a_mode() -> None:
     ):
         assert World(text).connect("frontend") is ALLOW
         assert World(text).connection("frontend").would_deny
-    for text in (annotated(policy(f"{WEB}ingress: [{{}}]"), mode="enforce"), tulle(f"{WEB}mode: enforce\ningress: [{{}}]")):
+    for text in (
+        annotated(policy(f"{WEB}ingress: [{{}}]"), mode="enforce"),
+        tulle(f"{WEB}mode: enforce\ningress: [{{}}]"),
+    ):
         assert World(text).connect("frontend") is DENY
 
 

@@ -91,7 +91,7 @@ def test_two_kinds_of_peers_in_one_rule() -> None:
     with pytest.raises(PolicyError) as caught:
         documents(policy(f"{WEB}ingress: [{{fromEndpoints: [{{}}], fromEntities: [world]}}]"))
     (problem,) = caught.value.problems
-    assert (problem.line, problem.field) == (6, "spec.ingress[0]")
+    assert (problem.line, problem.field) == (6, "spec.ingress[0].fromEntities")
 
 
 def test_an_unknown_peer_is_named_by_nothing() -> None:
@@ -225,7 +225,10 @@ NAMESPACE = "io.cilium.k8s.namespace.labels."
         (f"{{matchLabels: {{'k8s:{NAMESPACE}team': b, app: web}}}}", {"other/web"}),
         (f"{{matchLabels: {{{NAMESPACE}team: c}}}}", set()),
         (f"{{matchExpressions: [{{key: {NAMESPACE}team, operator: Exists}}]}}", set(PODS)),
-        (f"{{matchExpressions: [{{key: {NAMESPACE}team, operator: NotIn, values: [a]}}]}}", {"other/frontend", "other/web"}),
+        (
+            f"{{matchExpressions: [{{key: {NAMESPACE}team, operator: NotIn, values: [a]}}]}}",
+            {"other/frontend", "other/web"},
+        ),
         (f"{{matchLabels: {{{NAMESPACE}kubernetes.io/metadata.name: other}}}}", {"other/frontend", "other/web"}),
         (
             f"{{matchLabels: {{{NAMESPACE}team: b, 'k8s:io.kubernetes.pod.namespace': default}}}}",
@@ -239,7 +242,10 @@ def test_namespace_labels(selector: str, who: set[str]) -> None:
 
 def test_a_pods_own_label_is_not_its_namespaces() -> None:
     forged = Pod("other", "forged", {f"{NAMESPACE}team": "a", "io.kubernetes.pod.namespace": "default"}, ("10.9.0.9",))
-    for selector in (f"{{matchLabels: {{{NAMESPACE}team: a}}}}", "{matchLabels: {io.kubernetes.pod.namespace: default}}"):
+    for selector in (
+        f"{{matchLabels: {{{NAMESPACE}team: a}}}}",
+        "{matchLabels: {io.kubernetes.pod.namespace: default}}",
+    ):
         world = World(policy(f"{WEB}ingress: [{{fromEndpoints: [{selector}]}}]"), pods=[*PODS.values(), forged])
         assert world.answers(["10.9.0.9", "frontend"]) == [DENY, ALLOW]
 
@@ -277,7 +283,10 @@ def test_policy_types(spec: str, ingress: Answer, egress: Answer) -> None:
         ("{from: [{podSelector: {matchLabels: {app: frontend}}}]}", {"frontend"}),
         ("{from: [{namespaceSelector: {}}]}", set(PODS)),
         ("{from: [{namespaceSelector: {matchLabels: {team: b}}}]}", {"other/frontend", "other/web"}),
-        ("{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: other}}}]}", {"other/frontend", "other/web"}),
+        (
+            "{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: other}}}]}",
+            {"other/frontend", "other/web"},
+        ),
         (
             "{from: [{namespaceSelector: {matchLabels: {team: b}}, podSelector: {matchLabels: {app: web}}}]}",
             {"other/web"},

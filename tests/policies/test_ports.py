@@ -64,7 +64,8 @@ def test_an_l7_rule_inside_an_allowed_range_changes_nothing() -> None:
     wide = policy(f"{WEB}ingress: [{{{EVERYBODY}, toPorts: [{{ports: [{{port: 1, endPort: 100, protocol: TCP}}]}}]}}]")
     get = "rules: {http: [{method: GET}]}"
     judged = policy(
-        f"{WEB}ingress: [{{{EVERYBODY}, toPorts: [{{ports: [{{port: 80, endPort: 120, protocol: TCP}}], {get}}}]}}]", "j"
+        f"{WEB}ingress: [{{{EVERYBODY}, toPorts: [{{ports: [{{port: 80, endPort: 120, protocol: TCP}}], {get}}}]}}]",
+        "j",
     )
     world = World(wide, judged)
     assert [world.connect("frontend", port=port) for port in (80, 100, 101, 120, 121)] == [
@@ -131,14 +132,10 @@ def test_a_port_name_that_nobody_has_matches_nothing() -> None:
     rule = f"ingress: [{{{EVERYBODY}, toPorts: [{{ports: [{{port: http, protocol: TCP}}]}}]}}]"
     other = World(policy(f"{frontend}{rule}"))
     assert {other.connect("web", "frontend", port) for port in (0, 80, 8080)} == {DENY}
-    egress = World(
-        policy(f"{frontend}egress: [{{toEntities: [all], toPorts: [{{ports: [{{port: absent}}]}}]}}]")
-    )
+    egress = World(policy(f"{frontend}egress: [{{toEntities: [all], toPorts: [{{ports: [{{port: absent}}]}}]}}]"))
     assert {egress.connect(peer, "frontend", 80, EGRESS) for peer in ("web", "node-b", "198.51.100.7", None)} == {DENY}
     # and a denial of it denies nothing
-    denial = policy(
-        f"{WEB}ingressDeny: [{{toPorts: [{{ports: [{{port: absent}}]}}]}}]\ningress: [{{{EVERYBODY}}}]"
-    )
+    denial = policy(f"{WEB}ingressDeny: [{{toPorts: [{{ports: [{{port: absent}}]}}]}}]\ningress: [{{{EVERYBODY}}}]")
     assert World(denial).connect("frontend") is ALLOW
 
 
