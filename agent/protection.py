@@ -20,7 +20,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -31,15 +31,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from agent.broker_link import BrokerLink
 from agent.config import Settings
 from agent.errors import AgentError
+from agent.node import OwnNode
+from agent.pods.cluster import Cluster
 from agent.pods.inventory import Pod, PodKey
 from agent.pods.known import boot_id
 from agent.pool import Pool
 from agent.workers import WorkerLink, WorkerLost
-from policies.compile import PolicySet
+from policies.inventory import NodeHost
 from policies.kernel import verdict_entries
-from policies.resolve import IdentityKey, Inventory, allocate_identities, resolve, selected
-from policies.resolve import Pod as PolicyPod
-from policies.ruleset import RuleSet
+from policies.policyset import PolicySet
+from policies.resolve import Numbers, Resolver, allocate, selection, troubles
+from policies.ruleset import EndpointRules, RuleSet
 from policies.wire import encode
 from proxy.channel import MAX_FDS
 from redirect import netns, plumbing, sockets, steer
@@ -76,6 +78,8 @@ class Protected:
     """Addresses that this agent's program was attached with; None when it has not attached one yet."""
     flags: tuple[Flags, tuple[str, ...]] | None = None
     """What this agent last wrote into the kernel's endpoint map; None when it has not written."""
+    judged: EndpointRules | None = None
+    """The rules that the verdict entries in the kernel are of; None when this agent has not written them."""
     unwritten: bool = False
     """The record on disk is older than this."""
     releasing_since: float | None = None
@@ -115,7 +119,13 @@ class Protector:
         self._broker = broker
         self._folder = settings.state_dir / "endpoints"
         self._identity_file = settings.state_dir / "identities.json"
-        self._identities: dict[IdentityKey, int] = self._load_identities()
+        self._numbers = self._load_numbers()
+        self._resolver = Resolver()
+        self._node = OwnNode(settings.node)
+        self._host = NodeHost(settings.node, local=True)
+        self._node_set = False
+        self._named: tuple[object, object] = (None, None)
+        """Addresses and prefixes that the kernel's identities are of."""
         self._epoch = 0
         self._awaited: dict[PodKey, Path] = {}
         self._strays: dict[int, int] = {}
@@ -126,6 +136,8 @@ class Protector:
         self._boot = boot_id()
         self.protected: dict[PodKey, Protected] = {}
         self.rules = RuleSet()
+        self.references: list[str] = []
+        """What policies name and nobody has."""
 
     # -- what an earlier agent left
 
@@ -181,7 +193,7 @@ class Protector:
 
     # -- the one way in: make it so
 
-    async def reconcile(self, policies: PolicySet, revision: int, pods: Mapping[PodKey, Pod]) -> list[str]:
+    async def reconcile(self, policies: PolicySet, revision: int, cluster: Cluster) -> list[str]:
         """Make the node enforce these policies for these pods; returns when that is in force everywhere, with a line
         for each pod that could not be entered, which is not protected.
 
@@ -189,25 +201,29 @@ class Protector:
             AgentError, RedirectError, OSError: it is not; what was in force before still is, for every pod not
             reached.
         """
-        here = {key: pod for key, pod in pods.items() if pod.node in (None, self._settings.node)}
+        if not self._node_set:
+            self._kernel.set_node(self._node.cookie, self._settings.node_probes)
+            self._node_set = True
+        here = {key: pod for key, pod in cluster.pods.items() if pod.node in (None, self._settings.node)}
         for held in list(self.protected.values()):
             if held.key not in here or not self._is_at(held, here[held.key].netns):
                 await self.forget(held)
         self._due = False
+        chosen = selection(policies, cluster.to_inventory())
         wanted: dict[PodKey, tuple[bool, bool]] = {}
         self._awaited.clear()
         troubles: list[str] = []
         for key, pod in here.items():
             if pod.netns is None:
                 continue
-            wanted[key] = selected(policies, _policy_pod(pod, None))
+            wanted[key] = chosen.get(key, (False, False))
             if any(wanted[key]) and not pod.netns.exists():
                 self._awaited[key] = pod.netns  # announced but not there yet, or ended: protected when it appears
             elif any(wanted[key]):
                 with _trouble_of(key, troubles):
                     self._prepare(pod)
                 await asyncio.sleep(0)  # hundreds of pods must not keep pings and status waiting
-        self.plan(policies, revision, pods)
+        self.plan(policies, revision, cluster)
         await self.push_rules()
         for held in self.protected.values():
             self._broker.add_pod(held.id, held.path, held.netns.inode)
@@ -218,9 +234,12 @@ class Protector:
                     for worker in self._pool.serving:
                         await self._open_listeners(worker, held)
         for held in self.protected.values():
-            if any(wanted[held.key]):
-                self._kernel.set_verdicts(held.id, verdict_entries(self.rules.endpoints[held.id]))
-        self._kernel.set_identities({ip_network(address): n for address, (n, _) in self.rules.addresses.items()})
+            rules = self.rules.endpoints[held.id]
+            if any(wanted[held.key]) and held.judged is not rules:
+                self._kernel.set_verdicts(held.id, verdict_entries(rules))
+                held.judged = rules
+                await asyncio.sleep(0)
+        self._set_identities()
         for held in list(self.protected.values()):
             with _trouble_of(held.key, troubles):
                 if any(wanted[held.key]):
@@ -278,16 +297,38 @@ class Protector:
             raise
         return Protected(number, pod.key, pod.netns, place, pod.addresses, pod.cgroup)
 
-    def plan(self, policies: PolicySet, revision: int, pods: Mapping[PodKey, Pod]) -> None:
-        """Make the rule set that these policies and pods give; nothing is in force by it yet."""
-        members = tuple(
-            _policy_pod(pod, self.protected[key].id if key in self.protected else None) for key, pod in pods.items()
-        )
-        numbers = allocate_identities(members, self._identities)
-        self.rules = resolve(policies, Inventory(members), revision, numbers)
-        if numbers != self._identities:
-            self._identities = numbers
-            self._save_identities()
+    def node_changed(self) -> bool:
+        """Whether this node has other addresses than the rules know.
+
+        Raises:
+            RedirectError: the kernel does not tell.
+        """
+        return self._node.look() != self._host
+
+    def _set_identities(self) -> None:
+        """Whom an address belongs to; the kernel takes the longest prefix, so pods and nodes beat every CIDR."""
+        rules = self.rules
+        if self._named[0] is rules.addresses and self._named[1] == rules.prefixes:
+            return
+        numbers = {ip_network(prefix): number for prefix, number in rules.prefixes.items()}
+        numbers |= {ip_network(address): number for address, (number, _) in rules.addresses.items()}
+        self._kernel.set_identities(numbers)
+        self._named = rules.addresses, rules.prefixes
+
+    def plan(self, policies: PolicySet, revision: int, cluster: Cluster) -> None:
+        """Make the rule set that these policies and this cluster give; nothing is in force by it yet.
+
+        Raises:
+            RedirectError: the kernel does not tell the node's own addresses.
+        """
+        self._host = self._node.look()
+        inventory = cluster.to_inventory({key: held.id for key, held in self.protected.items()}, self._host)
+        numbers = allocate(policies, inventory, self._numbers)
+        self.rules = self._resolver.resolve(policies, inventory, revision, numbers)
+        self.references = troubles(policies, inventory)
+        if numbers != self._numbers:
+            self._numbers = numbers
+            self._save_numbers()
 
     async def push_rules(self, only: WorkerLink | None = None) -> None:
         """Give the current rule set to every worker, or to one; returns when it judges by it."""
@@ -508,19 +549,17 @@ class Protector:
             if held.unwritten
         ]
 
-    def _load_identities(self) -> dict[IdentityKey, int]:
+    def _load_numbers(self) -> Numbers:
         try:
-            entries = json.loads(self._identity_file.read_text())
-            return {(namespace, tuple((k, v) for k, v in labels)): int(n) for namespace, labels, n in entries}
+            return Numbers.from_json(self._identity_file.read_text())
         except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, TypeError) as error:
+            return Numbers()
+        except (OSError, ValueError, TypeError, KeyError) as error:
             log.warning("identities are numbered anew: %s", error)
-            return {}
+            return Numbers()
 
-    def _save_identities(self) -> None:
-        entries = [[namespace, labels, number] for (namespace, labels), number in self._identities.items()]
-        self._identity_file.with_suffix(".new").write_text(json.dumps(entries))
+    def _save_numbers(self) -> None:
+        self._identity_file.with_suffix(".new").write_text(self._numbers.to_json())
         self._identity_file.with_suffix(".new").rename(self._identity_file)
 
 
@@ -575,7 +614,3 @@ def _missing(wanted: tuple[bool, bool], have: tuple[bool, bool]) -> tuple[bool, 
 
 def _either(one: tuple[bool, bool], other: tuple[bool, bool]) -> tuple[bool, bool]:
     return one[0] or other[0], one[1] or other[1]
-
-
-def _policy_pod(pod: Pod, endpoint: int | None) -> PolicyPod:
-    return PolicyPod(pod.namespace, pod.name, dict(pod.labels), pod.addresses, endpoint)

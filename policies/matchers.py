@@ -117,10 +117,12 @@ class PatternSet:
     one.
     """
 
-    __slots__ = ("_chunks",)
+    __slots__ = ("_any_case", "_chunks", "_matchers")
 
     def __init__(self, patterns: Sequence[str], *, any_case: bool = False) -> None:
-        self._chunks: list[tuple[_Set, int, list[Matcher]]] = []
+        self._any_case = any_case
+        self._chunks: list[tuple[_Set, int, Sequence[str]]] = []
+        self._matchers: dict[str, Matcher] = {}  # compiled when RE2 first gave up: to have them costs more than a set
         for begin in range(0, len(patterns), _SET_SIZE):
             chunk = patterns[begin : begin + _SET_SIZE]
             options = _options(any_case=any_case)
@@ -130,18 +132,24 @@ class PatternSet:
                 made.Add(pattern.encode())
             made.Add(b"(?s:.*)")
             made.Compile()
-            self._chunks.append((made, begin, [matcher(pattern, any_case=any_case) for pattern in chunk]))
+            self._chunks.append((made, begin, chunk))
 
     def matching(self, text: str) -> list[int]:
         """Indexes of the patterns that match, in order."""
         found: list[int] = []
-        for made, begin, matchers in self._chunks:
+        for made, begin, chunk in self._chunks:
             indexes = sorted(made.Match(text.encode()))
-            if indexes and indexes[-1] == len(matchers):
+            if indexes and indexes[-1] == len(chunk):
                 found += [begin + index for index in indexes[:-1]]
             else:
-                found += [begin + index for index, fits in enumerate(matchers) if fits(text)]
+                found += [begin + index for index, pattern in enumerate(chunk) if self._fits(pattern, text)]
         return found
+
+    def _fits(self, pattern: str, text: str) -> bool:
+        fits = self._matchers.get(pattern)
+        if fits is None:
+            fits = self._matchers[pattern] = matcher(pattern, any_case=self._any_case)
+        return fits(text)
 
 
 def _options(*, any_case: bool) -> "re2.Options":

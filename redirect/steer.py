@@ -289,13 +289,17 @@ class Kernel:
         """The local pods by endpoint id, as the kernel has them."""
         return self.maps.endpoints()
 
-    def set_verdicts[K: VerdictKeyLike](self, endpoint: int, verdicts: Mapping[K, int]) -> None:
+    def set_verdicts[K: VerdictKeyLike](self, endpoint: int, verdicts: Mapping[K, tuple[int, int]]) -> None:
         """Make these the endpoint's entries; only differences are written, in an order that opens nothing meanwhile.
+
+        The value is (``Answer``, ``VerdictFlags``).
 
         Raises:
             RedirectError: a key of another endpoint or out of range; the map is full (what was added stays).
         """
-        self.maps.set_verdicts(endpoint, {as_key(key): int(answer) for key, answer in verdicts.items()})
+        self.maps.set_verdicts(
+            endpoint, {as_key(key): (int(answer), int(flags)) for key, (answer, flags) in verdicts.items()}
+        )
 
     def set_identities(self, identities: Mapping[Network, int]) -> None:
         """Make these the identities of addresses; only differences are written. The longest prefix wins."""

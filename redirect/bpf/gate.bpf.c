@@ -197,6 +197,10 @@ int l7_gate(struct __sk_buff *skb) {
         struct l7_decision said = l7_decide(id, L7_EGRESS, identity, IPPROTO_TCP, segment.dport_be);
         if (said.answer == L7_ALLOW)
             return L7_TC_PASS;
+        // Nobody listens and the policy says open: l7_connect let it go unmarked. (It may listen again by now.)
+        if (said.answer == L7_PROXY && (said.flags & L7_V_FAIL_OPEN) &&
+            !l7_has_listener(id, L7_EGRESS, !l7_is4(&segment.dst)))
+            return L7_TC_PASS;
         if (later && !(said.answer == L7_PROXY && segment.carries) && !l7_is_connected(skb, &segment))
             return L7_TC_PASS;
     }

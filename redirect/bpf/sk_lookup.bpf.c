@@ -76,6 +76,7 @@ static __always_inline int l7_lookup(struct bpf_sk_lookup *ctx) {
     struct l7_decision said;
     u8 direction;
     u32 identity;
+    int fate = SK_DROP;
 
     if (ctx->ingress_ifindex == L7_LO_IFINDEX) {
         if (local_is_us)
@@ -85,11 +86,13 @@ static __always_inline int l7_lookup(struct bpf_sk_lookup *ctx) {
         identity = l7_identity_of(dst);
         said.answer = L7_DENY;
         said.reason = L7_R_FORGED_MARK;
+        said.flags = 0;
         if ((ep->flags & L7_F_EGRESS) && !(ep->flags & L7_F_STOPPED)) {
             said = l7_decide(id, direction, identity, IPPROTO_TCP, bpf_htons(dport));
             // The worker judges again, so an answer that turned to allow since the connect may go there.
             if (said.answer == L7_ALLOW)
                 said.answer = L7_PROXY;
+            said.flags = 0; // never open: a packet for a foreign address has nowhere to pass to
         }
     } else {
         // By port for every local address: keyed on the pod's address alone, [fe80::...]:80 from the bridge reached the
@@ -100,32 +103,40 @@ static __always_inline int l7_lookup(struct bpf_sk_lookup *ctx) {
         identity = 0;
         said.answer = L7_DENY;
         said.reason = L7_R_FORGED_MARK;
+        said.flags = 0;
         // Our own address to a foreign one: the SYN of a socket that was bound to eth0 after a deferred connect,
         // brought back by redirect/plumbing.py; or a spoofed packet from outside, which IPv6 does not filter.
         if (remote_is_us)
-            goto refuse;
+            goto report;
         if (!(ep->flags & L7_F_INGRESS) || (ep->flags & L7_F_STOPPED))
             return SK_PASS;
         direction = L7_INGRESS;
         identity = l7_identity_of(src);
         said = l7_decide(id, direction, identity, IPPROTO_TCP, bpf_htons(dport));
-        if (said.answer == L7_ALLOW)
-            return SK_PASS;
-        if (said.answer == L7_PROXY && (l7_is_link_local(src) || l7_is_link_local(dst))) {
+        if (said.answer == L7_ALLOW) {
+            if (!(said.flags & L7_V_AUDIT))
+                return SK_PASS;
+            said.reason = L7_R_WOULD_DENY;
+            fate = SK_PASS;
+        } else if (said.answer == L7_PROXY && (l7_is_link_local(src) || l7_is_link_local(dst))) {
             // No leg can be dialled for it: a link-local address needs its device, and the leg is bound to lo.
             said.answer = L7_DENY;
             said.reason = L7_R_LINK_LOCAL;
         }
     }
     if (said.answer == L7_PROXY) {
-        // Without a live listener: dropped, fail closed.
+        // Without a live listener: dropped, fail closed, unless the policy says open.
         said.reason = l7_assign(ctx, id, direction, six, l7_hash(src, sport, dport));
         if (said.reason == L7_R_NONE) {
             l7_count(L7_R_STEERED);
             return SK_PASS;
         }
+        if (said.flags & L7_V_FAIL_OPEN) {
+            said.reason = L7_R_FAIL_OPEN;
+            fate = SK_PASS;
+        }
     }
-refuse:
+report:
     event.endpoint = id;
     event.identity = identity;
     event.sport = sport;
@@ -134,7 +145,7 @@ refuse:
     event.direction = direction;
     event.reason = said.reason;
     l7_report(&event, L7_RECORDS_INGRESS);
-    return SK_DROP;
+    return fate;
 }
 
 int l7_sk_lookup(struct bpf_sk_lookup *ctx) {
