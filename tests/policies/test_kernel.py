@@ -1,7 +1,7 @@
 """The kernel's look-ups over verdict_entries end as DirectionRules.connection does, and as the engine does."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.engine import Engine
@@ -111,6 +111,7 @@ def test_any_range_and_a_denial_inside_it(one: int, other: int, inner: tuple[int
             assert got == expected(rules.ingress, TCP, port, identity)
 
 
+@settings(max_examples=max(20, settings.default.max_examples // 5))
 @given(texts_of_documents())
 def test_look_ups_agree_for_documents(texts: list[str]) -> None:
     world = World(*texts)
@@ -201,7 +202,7 @@ def test_flags_say_what_the_kernel_cannot_know() -> None:
         (80, 80, [(80, 16)]),
         (80, 81, [(80, 15)]),
         (81, 82, [(81, 16), (82, 16)]),
-        (1024, MAX_PORT, [(1024, 6), (2048, 5), (4096, 4), (8192, 3), (16384, 2), (32768, 1)]),
+        (1024, MAX_PORT, [(0, 0), (0, 6)]),  # all but what is below
         (0, 32767, [(0, 1)]),
         (MAX_PORT, MAX_PORT, [(MAX_PORT, 16)]),
         (30000, 30007, [(30000, 13)]),

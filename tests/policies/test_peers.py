@@ -91,7 +91,7 @@ def test_two_kinds_of_peers_in_one_rule() -> None:
     with pytest.raises(PolicyError) as caught:
         documents(policy(f"{WEB}ingress: [{{fromEndpoints: [{{}}], fromEntities: [world]}}]"))
     (problem,) = caught.value.problems
-    assert (problem.line, problem.field) == (6, "spec.ingress[0]")
+    assert (problem.line, problem.field) == (6, "spec.ingress[0].fromEntities")
 
 
 def test_an_unknown_peer_is_named_by_nothing() -> None:
