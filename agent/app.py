@@ -27,6 +27,7 @@ from agent.pool import Pool
 from agent.privileges import AGENT_KEEPS, keep_only
 from agent.protection import Protector
 from agent.workers import WorkerLink
+from policies.policyset import PolicySet
 from proxy.confine import raise_descriptor_limit
 from redirect import bpffs, cgroups, loader, steer
 from redirect.errors import RedirectError
@@ -70,6 +71,7 @@ class Agent:
         self._pool = Pool(settings, self._cgroup / "workers", self._equip, self._kernel.clear_slot)
         self._protector = Protector(settings, self._kernel, self._pool, self._broker)
         self._denials = DenialRecorder(settings, self._kernel, self._protector)
+        self._protector.record = self._denials.write
 
     # -- life
 
@@ -149,7 +151,11 @@ class Agent:
                 # to go on would be to let go of every pod
                 self._trouble = f"no good inventory: {self._known.error}"
                 return False
-            self._protector.plan(self._policies.current, self._policies.revision, self._known.pods)
+            try:
+                self._protector.plan(self._policies.current, self._policies.revision, self._known.cluster)
+            except RedirectError as error:
+                self._trouble = str(error)
+                return False
             return True
 
     async def _hand_over(self, earlier: list[WorkerLink]) -> None:
@@ -208,7 +214,8 @@ class Agent:
         if self._policies.current is None:
             self._ready = False
             raise AgentError("no good policies: " + "; ".join(self._policies.errors))
-        troubles = await self._protector.reconcile(self._policies.current, self._policies.revision, self._known.pods)
+        cluster = self._known.cluster
+        troubles = await self._protector.reconcile(self._policies.current, self._policies.revision, cluster)
         self._attach_connect_hooks()  # whatever became of single pods: the others' egress hangs on it
         if troubles:
             raise AgentError("; ".join(troubles))
@@ -245,12 +252,20 @@ class Agent:
                 due = await self._protector.forget_absent()
                 due |= await self._protector.release_idle()
                 self._known.forget_ended()
+                self._protector.close_late()
             retry += HOUSEKEEPING_S
             if retry >= RETRY_S:
-                due |= self._trouble is not None or self._policies.touched()
+                due |= self._trouble is not None or self._policies.touched() or self._node_changed()
             if due:
                 retry = 0.0
                 await self._refresh()
+
+    def _node_changed(self) -> bool:
+        try:
+            return self._protector.node_changed()
+        except RedirectError as error:  # the reconcile that follows says the same, and is what `status` shows
+            log.error("%s", error)
+            return True
 
     async def _keep_broker(self) -> None:
         """Start another broker when it has ended or is silent, and connect workers that have lost it."""
@@ -274,6 +289,7 @@ class Agent:
     # -- control operations
 
     async def _op_status(self, _: Mapping[str, object]) -> dict[str, object]:
+        uncovered, unlisted = await self._protector.uncovered(LOOK_S)
         return {
             "name": self._settings.node,
             "ready": self._ready and self._trouble is None and len(self._pool.serving) > 0,
@@ -283,6 +299,11 @@ class Agent:
                 *self._policies.errors,
                 *(error for error in (self._policies.save_error, self._known.error) if error is not None),
             ],
+            "references": self._protector.references,
+            "documents": self._documents(),
+            "uncovered": uncovered,
+            "uncovered_unlisted": unlisted,
+            "not_covered": NOT_COVERED,
             "trouble": self._trouble,
             "broker": self._broker.pid,
             "worker_restarts": max(0, self._pool.restarts),
@@ -299,6 +320,22 @@ class Agent:
             ],
             "kernel": self._kernel.counters(),
         }
+
+    def _documents(self) -> list[dict[str, object]]:
+        """What is in force, by name."""
+        options = {} if (current := self._policies.current) is None else modes(current)
+        return [
+            {
+                "kind": kind,
+                "namespace": namespace,
+                "name": name,
+                "revision": one.revision,
+                "mode": options.get((kind, namespace, name), "enforce"),
+                "file": one.document.file,
+                "stale": one.stale,
+            }
+            for (kind, namespace, name), one in sorted(self._policies.documents.items())
+        ]
 
     async def _op_pod_add(self, message: Mapping[str, object]) -> dict[str, object]:
         pod = parse_pod(message.get("pod"))
@@ -325,6 +362,24 @@ class Agent:
         return {"revision": self._policies.revision}
 
 
+def modes(policies: PolicySet) -> dict[tuple[str, str, str], str]:
+    """The mode of each document that has another than `enforce`."""
+    return {
+        (section.policy.kind, section.policy.namespace, section.policy.name): "audit"
+        for section in policies.sections
+        if section.options.audit
+    }
+
+
+NOT_COVERED = [
+    "connections and flows that were there before their pod came under policy (listed where they are known)",
+    "pods on the node's own network (hostNetwork)",
+    "what a pod with CAP_NET_ADMIN sends past its egress hooks; ingress at the other pod is judged all the same",
+]
+"""Said in `status` as it is."""
+
+LOOK_S = 0.5
+"""How long a status looks for connections that are not covered; it must come before who asks gives up."""
 UNINSTALL_WAIT_S = 30.0
 """How long `--uninstall` lets live connections go on before it closes them."""
 

@@ -65,6 +65,9 @@ class Settings(_Section):
     policy_dir: Path = Path("/etc/tulle/policies")
     inventory: Path | None = None
     """JSON file with the cluster's pods; followed."""
+    node_probes: bool = True
+    """Connections that a process of this node opens to its own pods pass although no rule allows them, as probes of a
+    kubelet do, with a record of their own; what a deny rule refuses stays refused."""
     kernel_headers: Path | None = None
     """Header tree for BCC; found by the loader when absent."""
     workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = Field(

@@ -20,7 +20,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -30,21 +30,38 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agent.broker_link import BrokerLink
 from agent.config import Settings
+from agent.covered import (
+    MAX_LISTED,
+    MAX_REMEMBERED,
+    Ends,
+    denied,
+    direct_of,
+    direction_of,
+    ends_of,
+    uncovered,
+    verdict_of,
+)
+from agent.decisions import DEFAULT_DENY
 from agent.errors import AgentError
+from agent.node import OwnNode
+from agent.pods.cluster import Cluster
 from agent.pods.inventory import Pod, PodKey
 from agent.pods.known import boot_id
 from agent.pool import Pool
 from agent.workers import WorkerLink, WorkerLost
-from policies.compile import PolicySet
+from audit.record import FlowFacts, facts_from_denial
+from policies.inventory import NodeHost
 from policies.kernel import verdict_entries
-from policies.resolve import IdentityKey, Inventory, allocate_identities, resolve, selected
-from policies.resolve import Pod as PolicyPod
-from policies.ruleset import RuleSet
+from policies.policyset import PolicySet
+from policies.resolve import Numbers, Resolver, allocate, selection, troubles
+from policies.ruleset import EndpointRules, RuleSet
 from policies.wire import encode
 from proxy.channel import MAX_FDS
-from redirect import netns, plumbing, sockets, steer
+from proxy.records import both_sides, peers_of
+from redirect import netns, plumbing, sockdiag, sockets, steer
 from redirect.errors import RedirectError
 from redirect.plumbing import PodState
+from redirect.sockdiag import Live
 from redirect.types import Address, Direction, Flags
 
 log = logging.getLogger("tulle.agent.protection")
@@ -76,6 +93,12 @@ class Protected:
     """Addresses that this agent's program was attached with; None when it has not attached one yet."""
     flags: tuple[Flags, tuple[str, ...]] | None = None
     """What this agent last wrote into the kernel's endpoint map; None when it has not written."""
+    judged: EndpointRules | None = None
+    """The rules that the verdict entries in the kernel are of; None when this agent has not written them."""
+    older: frozenset[Ends] = frozenset()
+    """Connections that were there when the pod came under policy: what is enforced does not reach them."""
+    close_due: float | None = None
+    """time.monotonic() from which on connections are to be looked for that the rules refuse."""
     unwritten: bool = False
     """The record on disk is older than this."""
     releasing_since: float | None = None
@@ -103,6 +126,7 @@ class _Record(BaseModel):
     plumbing: PodState | None
     enforced: tuple[bool, bool]
     releasing: bool
+    older: tuple[Ends, ...] = ()
 
 
 class Protector:
@@ -115,7 +139,13 @@ class Protector:
         self._broker = broker
         self._folder = settings.state_dir / "endpoints"
         self._identity_file = settings.state_dir / "identities.json"
-        self._identities: dict[IdentityKey, int] = self._load_identities()
+        self._numbers = self._load_numbers()
+        self._resolver = Resolver()
+        self._node = OwnNode(settings.node)
+        self._host = NodeHost(settings.node, local=True)
+        self._node_set = False
+        self._named: tuple[object, object] = (None, None)
+        """Addresses and prefixes that the kernel's identities are of."""
         self._epoch = 0
         self._awaited: dict[PodKey, Path] = {}
         self._strays: dict[int, int] = {}
@@ -126,6 +156,10 @@ class Protector:
         self._boot = boot_id()
         self.protected: dict[PodKey, Protected] = {}
         self.rules = RuleSet()
+        self.record: Callable[[FlowFacts], None] | None = None
+        """Where connections are recorded that a change ends."""
+        self.references: list[str] = []
+        """What policies name and nobody has."""
 
     # -- what an earlier agent left
 
@@ -177,11 +211,12 @@ class Protector:
             enforced=record.enforced,
             listening=record.enforced,
             releasing_since=time.monotonic() if record.releasing else None,
+            older=frozenset(record.older),
         )
 
     # -- the one way in: make it so
 
-    async def reconcile(self, policies: PolicySet, revision: int, pods: Mapping[PodKey, Pod]) -> list[str]:
+    async def reconcile(self, policies: PolicySet, revision: int, cluster: Cluster) -> list[str]:
         """Make the node enforce these policies for these pods; returns when that is in force everywhere, with a line
         for each pod that could not be entered, which is not protected.
 
@@ -189,25 +224,29 @@ class Protector:
             AgentError, RedirectError, OSError: it is not; what was in force before still is, for every pod not
             reached.
         """
-        here = {key: pod for key, pod in pods.items() if pod.node in (None, self._settings.node)}
+        if not self._node_set:
+            self._kernel.set_node(self._node.cookie, self._settings.node_probes)
+            self._node_set = True
+        here = {key: pod for key, pod in cluster.pods.items() if pod.node in (None, self._settings.node)}
         for held in list(self.protected.values()):
             if held.key not in here or not self._is_at(held, here[held.key].netns):
                 await self.forget(held)
         self._due = False
+        chosen = selection(policies, cluster.to_inventory())
         wanted: dict[PodKey, tuple[bool, bool]] = {}
         self._awaited.clear()
         troubles: list[str] = []
         for key, pod in here.items():
             if pod.netns is None:
                 continue
-            wanted[key] = selected(policies, _policy_pod(pod, None))
+            wanted[key] = chosen.get(key, (False, False))
             if any(wanted[key]) and not pod.netns.exists():
                 self._awaited[key] = pod.netns  # announced but not there yet, or ended: protected when it appears
             elif any(wanted[key]):
                 with _trouble_of(key, troubles):
                     self._prepare(pod)
                 await asyncio.sleep(0)  # hundreds of pods must not keep pings and status waiting
-        self.plan(policies, revision, pods)
+        self.plan(policies, revision, cluster)
         await self.push_rules()
         for held in self.protected.values():
             self._broker.add_pod(held.id, held.path, held.netns.inode)
@@ -218,9 +257,14 @@ class Protector:
                     for worker in self._pool.serving:
                         await self._open_listeners(worker, held)
         for held in self.protected.values():
-            if any(wanted[held.key]):
-                self._kernel.set_verdicts(held.id, verdict_entries(self.rules.endpoints[held.id]))
-        self._kernel.set_identities({ip_network(address): n for address, (n, _) in self.rules.addresses.items()})
+            rules = self.rules.endpoints[held.id]
+            if any(wanted[held.key]) and held.judged is not rules:
+                self._kernel.set_verdicts(held.id, verdict_entries(rules))
+                held.judged, held.close_due = rules, 0.0
+                await asyncio.sleep(0)
+        if self._set_identities():
+            for held in self.protected.values():
+                held.close_due = 0.0
         for held in list(self.protected.values()):
             with _trouble_of(held.key, troubles):
                 if any(wanted[held.key]):
@@ -228,6 +272,9 @@ class Protector:
                 elif held.releasing_since is None:
                     await self._detach(held)
             await asyncio.sleep(0)
+        for held in self.protected.values():
+            with _trouble_of(held.key, troubles):
+                self._close_denied(held, again=True)
         if not troubles:
             self._drop_strays()
         troubles += self._write_records()
@@ -278,16 +325,110 @@ class Protector:
             raise
         return Protected(number, pod.key, pod.netns, place, pod.addresses, pod.cgroup)
 
-    def plan(self, policies: PolicySet, revision: int, pods: Mapping[PodKey, Pod]) -> None:
-        """Make the rule set that these policies and pods give; nothing is in force by it yet."""
-        members = tuple(
-            _policy_pod(pod, self.protected[key].id if key in self.protected else None) for key, pod in pods.items()
-        )
-        numbers = allocate_identities(members, self._identities)
-        self.rules = resolve(policies, Inventory(members), revision, numbers)
-        if numbers != self._identities:
-            self._identities = numbers
-            self._save_identities()
+    def node_changed(self) -> bool:
+        """Whether this node has other addresses than the rules know.
+
+        Raises:
+            RedirectError: the kernel does not tell.
+        """
+        return self._node.look() != self._host
+
+    def _set_identities(self) -> bool:
+        """Whom an address belongs to; the kernel takes the longest prefix, so pods and nodes beat every CIDR. Whether
+        that changed."""
+        rules = self.rules
+        if self._named[0] is rules.addresses and self._named[1] == rules.prefixes:
+            return False
+        numbers = {ip_network(prefix): number for prefix, number in rules.prefixes.items()}
+        numbers |= {ip_network(address): number for address, (number, _) in rules.addresses.items()}
+        self._kernel.set_identities(numbers)
+        self._named = rules.addresses, rules.prefixes
+        return True
+
+    def _close_denied(self, held: Protected, *, again: bool) -> None:
+        """End the connections without a proxy that the rules in force refuse, where a policy wants that.
+
+        again: look once more a moment later, as a handshake that was under way is no connection yet.
+        """
+        rules = self.rules.endpoints.get(held.id)
+        if held.close_due is None or rules is None or held.releasing_since is not None:
+            return
+        if rules.ingress.close_denied or rules.egress.close_denied:
+            peers = peers_of(self.rules)
+            live = direct_of(held.netns, held.addresses, self._settings.worker_uid)
+            for one in denied(rules, peers, live):
+                if sockdiag.destroy(held.netns, one):
+                    self._record_closed(rules, one)
+            held.close_due = time.monotonic() + HANDSHAKE_S if again else None
+        else:
+            held.close_due = None
+
+    def _record_closed(self, rules: EndpointRules, live: Live) -> None:
+        direction = direction_of(live)
+        local, remote = (live.local, live.local_port), (live.remote, live.remote_port)
+        source, destination = (remote, local) if live.inbound else (local, remote)
+        verdict = verdict_of(rules, peers_of(self.rules), live)
+        line = verdict.enforced.line
+        log.info("pod '%s/%s': a connection with %s is ended by a change", rules.namespace, rules.name, live.remote)
+        if self.record is not None:
+            self.record(
+                facts_from_denial(
+                    direction,
+                    *both_sides(self.rules, rules.id, direction, source, destination),
+                    rule=line.name if line is not None else DEFAULT_DENY,
+                    revision=self.rules.revision,
+                    reason="policy_changed",
+                    policies=(line.policy,) if line is not None else rules.direction(direction).policies,
+                )
+            )
+
+    def close_late(self) -> None:
+        """Look again for connections that a change refuses: called several times a second."""
+        for held in self.protected.values():
+            if held.close_due is not None and time.monotonic() > held.close_due:
+                try:
+                    self._close_denied(held, again=False)
+                except (OSError, RedirectError) as error:
+                    log.error("pod '%s/%s': connections that a change refuses may go on: %s", *held.key, error)
+
+    async def uncovered(self, budget_s: float) -> tuple[list[dict[str, object]], int]:
+        """Connections that enforcement does not reach, and how many more there are, as far as could be looked in this
+        time; a pod that could not be looked at counts as one."""
+        found: list[dict[str, object]] = []
+        unlisted = 0
+        deadline = time.monotonic() + budget_s
+        for held in list(self.protected.values()):
+            rules = self.rules.endpoints.get(held.id)
+            if rules is None or held.releasing_since is not None or held.attached is None:
+                continue
+            try:
+                if time.monotonic() > deadline:
+                    unlisted += 1
+                    continue
+                live = direct_of(held.netns, held.addresses, self._settings.worker_uid)
+            except (OSError, RedirectError):  # a pod that is just going
+                continue
+            held.older &= {ends_of(one) for one in live}
+            of_pod = uncovered(rules, peers_of(self.rules), live, held.older)
+            found += of_pod[:MAX_LISTED]
+            unlisted += len(of_pod[MAX_LISTED:])
+            await asyncio.sleep(0)
+        return found, unlisted
+
+    def plan(self, policies: PolicySet, revision: int, cluster: Cluster) -> None:
+        """Make the rule set that these policies and this cluster give; nothing is in force by it yet.
+
+        Raises:
+            RedirectError: the kernel does not tell the node's own addresses.
+        """
+        self._host = self._node.look()
+        inventory = cluster.to_inventory({key: held.id for key, held in self.protected.items()}, self._host)
+        numbers = allocate(policies, inventory, self._numbers)
+        self.rules = self._resolver.resolve(policies, inventory, revision, numbers)
+        self.references = troubles(policies, inventory)
+        if numbers != self._numbers:
+            self._numbers = numbers
+            self._save_numbers()
 
     async def push_rules(self, only: WorkerLink | None = None) -> None:
         """Give the current rule set to every worker, or to one; returns when it judges by it."""
@@ -355,8 +496,23 @@ class Protector:
             held.attached = held.addresses
         self._set_endpoint(held, wanted)
         if held.enforced != wanted or held.releasing_since is not None:
+            began = _missing(wanted, held.enforced)
             held.enforced, held.releasing_since = wanted, None
+            self._remember_older(held, began)
             self._record(held)
+
+    def _remember_older(self, held: Protected, began: tuple[bool, bool]) -> None:
+        """Connections of a direction that has come under policy just now. Looked at afterwards: one that began in the
+        moment between is called older, and not the other way round."""
+        try:
+            live = direct_of(held.netns, held.addresses, self._settings.worker_uid)
+        except RedirectError as error:  # what is enforced does not hang on it
+            log.warning("pod '%s/%s': connections older than its policy are not known: %s", *held.key, error)
+            return
+        older = [ends_of(one) for one in live if began[direction_of(one)]]
+        if len(older) > MAX_REMEMBERED:
+            log.warning("pod '%s/%s': %d connections older than its policy", *held.key, len(older))
+        held.older |= frozenset(older[:MAX_REMEMBERED])
 
     def _set_endpoint(self, held: Protected, wanted: tuple[bool, bool]) -> None:
         flags = (Flags.INGRESS if wanted[0] else Flags.NONE) | (Flags.EGRESS if wanted[1] else Flags.NONE)
@@ -488,6 +644,7 @@ class Protector:
             plumbing=held.plumbing,
             enforced=held.enforced,
             releasing=held.releasing_since is not None,
+            older=tuple(sorted(held.older)),
         )
         try:
             path.with_suffix(".new").write_text(record.model_dump_json())
@@ -508,22 +665,23 @@ class Protector:
             if held.unwritten
         ]
 
-    def _load_identities(self) -> dict[IdentityKey, int]:
+    def _load_numbers(self) -> Numbers:
         try:
-            entries = json.loads(self._identity_file.read_text())
-            return {(namespace, tuple((k, v) for k, v in labels)): int(n) for namespace, labels, n in entries}
+            return Numbers.from_json(self._identity_file.read_text())
         except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, TypeError) as error:
+            return Numbers()
+        except (OSError, ValueError, TypeError, KeyError) as error:
             log.warning("identities are numbered anew: %s", error)
-            return {}
+            return Numbers()
 
-    def _save_identities(self) -> None:
-        entries = [[namespace, labels, number] for (namespace, labels), number in self._identities.items()]
-        self._identity_file.with_suffix(".new").write_text(json.dumps(entries))
+    def _save_numbers(self) -> None:
+        self._identity_file.with_suffix(".new").write_text(self._numbers.to_json())
         self._identity_file.with_suffix(".new").rename(self._identity_file)
 
 
+HANDSHAKE_S = 2.0
+"""After a change connections are looked for once more: by then a handshake that was under way has ended, unless its
+segments were lost and sent again."""
 GIVE_UP_S = 10.0
 """How long `--uninstall` tries to clean a pod in which nothing is alive any more."""
 LINGER_S = 1.5
@@ -575,7 +733,3 @@ def _missing(wanted: tuple[bool, bool], have: tuple[bool, bool]) -> tuple[bool, 
 
 def _either(one: tuple[bool, bool], other: tuple[bool, bool]) -> tuple[bool, bool]:
     return one[0] or other[0], one[1] or other[1]
-
-
-def _policy_pod(pod: Pod, endpoint: int | None) -> PolicyPod:
-    return PolicyPod(pod.namespace, pod.name, dict(pod.labels), pod.addresses, endpoint)

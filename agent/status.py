@@ -10,6 +10,19 @@ from agent.errors import AgentError
 from agent.workers import WorkerFolder
 from proxy import channel
 
+FROM_AGENT = (
+    "trouble",
+    "errors",
+    "references",
+    "documents",
+    "endpoints",
+    "uncovered",
+    "uncovered_unlisted",
+    "not_covered",
+    "kernel",
+    "broker",
+    "worker_restarts",
+)
 ANSWER_S = 2.0
 """A process that does not answer for this long is shown without its revision."""
 
@@ -38,7 +51,7 @@ def node_status(settings: Settings) -> dict[str, object]:
         "ready": agent["ready"],
         "revision": min([int(str(agent["revision"])), *revisions]),
         "processes": [process, *workers],
-        **{key: agent[key] for key in ("trouble", "errors", "endpoints", "kernel", "broker", "worker_restarts")},
+        **{key: agent[key] for key in FROM_AGENT if key in agent},
     }
 
 
@@ -92,6 +105,23 @@ def _print(node: dict[str, object], out: TextIO) -> None:
         enforced = " and ".join(word for word in ("ingress", "egress") if endpoint[word])
         state = f"{enforced} enforced" if enforced else "no longer selected, its last connections are ending"
         out.write(f"  pod {endpoint['namespace']}/{endpoint['name']}: {state}\n")
+    documents: list[dict[str, object]] = node.get("documents", [])  # type: ignore[assignment]  # made by the agent
+    for document in documents:
+        name = f"{document['namespace']}/{document['name']}" if document["namespace"] else document["name"]
+        mode = ", audit: nothing is refused by it" if document["mode"] == "audit" else ""
+        mode += ", what its file says now is bad: this is the last good revision" if document["stale"] else ""
+        out.write(f"  policy {name} ({document['kind']}), revision {document['revision']}{mode}\n")
+    uncovered: list[dict[str, object]] = node.get("uncovered", [])  # type: ignore[assignment]  # made by the agent
+    for flow in uncovered:
+        towards = "from" if flow["direction"] == "ingress" else "to"
+        what = f"{flow['protocol']} {flow['direction']} {towards} {flow['peer']}, port {flow['port']}"
+        out.write(f"  not covered: pod {flow['pod']}: {what}: older than its policy\n")
+    if more := node.get("uncovered_unlisted"):
+        out.write(f"  not covered: {more} more that are older than their policy\n")
+    for line in node.get("not_covered") or ():  # type: ignore[attr-defined]  # a list of the agent's
+        out.write(f"  not covered: {line}\n")
+    for line in node.get("references") or ():  # type: ignore[attr-defined]  # a list of the agent's
+        out.write(f"  warning: {line}\n")
     for trouble in [node.get("trouble"), *(node.get("errors") or ())]:  # type: ignore[misc]  # a list of the agent's
         if trouble:
             out.write(f"  trouble: {trouble}\n")

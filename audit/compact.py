@@ -46,13 +46,17 @@ def _side(side: Endpoint | None, address: str, port: int | None) -> str:
     else:
         name = f"[{address}]" if ":" in address else address
     identity = f"(ID:{side.identity})" if side is not None and side.identity else "(unknown)"
+    if side is not None and not side.pod_name and side.labels:  # as hubble: (world), (host)
+        identity = f"({side.labels[0].removeprefix('reserved:')})"
     return f"{name}:{port} {identity}" if port is not None else f"{name} {identity}"
 
 
 def _flow(record: Record, flow: Flow, *, colour: bool) -> str:
-    tcp = flow.l4.TCP if flow.l4 else None
-    source = _side(flow.source, flow.IP.source if flow.IP else "", tcp.source_port if tcp else None)
-    destination = _side(flow.destination, flow.IP.destination if flow.IP else "", tcp.destination_port if tcp else None)
+    ports = (flow.l4.TCP or flow.l4.UDP) if flow.l4 else None
+    source = _side(flow.source, flow.IP.source if flow.IP else "", ports.source_port if ports else None)
+    destination = _side(
+        flow.destination, flow.IP.destination if flow.IP else "", ports.destination_port if ports else None
+    )
     arrow = "->"
     if flow.is_reply:
         source, destination, arrow = destination, source, "<-"

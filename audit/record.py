@@ -19,6 +19,9 @@ from audit import redact, schema
 
 INGRESS: Final = 0
 EGRESS: Final = 1
+TCP: Final = 6
+UDP: Final = 17
+OTHER: Final = 255
 FORWARDED: Final = "FORWARDED"
 DROPPED: Final = "DROPPED"
 ERROR: Final = "ERROR"
@@ -42,7 +45,10 @@ class PolicyName(Protocol):
 
 
 class Side(msgspec.Struct, frozen=True):
-    """One end of a connection: `address` plain text without port; identity 0 and no names when it is no known pod."""
+    """One end of a connection: `address` plain text without port; identity 0 and no names when nothing is known of it.
+
+    reserved: whole labels of one that is no pod, as Hubble writes them: "reserved:world", "cidr:10.0.0.0/8".
+    """
 
     address: str
     port: int
@@ -51,6 +57,7 @@ class Side(msgspec.Struct, frozen=True):
     pod_name: str = ""
     labels: Mapping[str, str] = {}
     endpoint_id: int = 0
+    reserved: tuple[str, ...] = ()
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -67,15 +74,23 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     scheme: str = "http"
 
 
+def _layer4(protocol: int, source: int, destination: int) -> schema.Layer4 | None:
+    if protocol == TCP:
+        return schema.Layer4(TCP=schema.Ports(source, destination))
+    return schema.Layer4(UDP=schema.Ports(source, destination)) if protocol == UDP else None
+
+
 class Connection:
     """What every record of one connection has in common. `source` is always the side that connected.
 
     direction: INGRESS (0) when the enforcing endpoint is the destination, EGRESS (1) when it is the source.
+    protocol: the IP protocol number; OTHER is any but TCP and UDP. Only these two have ports in the record.
     """
 
-    __slots__ = ("direction", "endpoint", "forth", "outcome_fields", "reply", "truncated")
+    __slots__ = ("direction", "endpoint", "forth", "outcome_fields", "reply", "summary", "truncated")
 
-    def __init__(self, direction: int, source: Side, destination: Side) -> None:
+    def __init__(self, direction: int, source: Side, destination: Side, protocol: int = TCP) -> None:
+        self.summary = {TCP: "TCP", UDP: "UDP"}.get(protocol, f"protocol {protocol}" if protocol != OTHER else "other")
         self.truncated: tuple[str, ...] = ()
         own = destination if direction == INGRESS else source
         self.direction = "INGRESS" if direction == INGRESS else "EGRESS"
@@ -90,13 +105,13 @@ class Connection:
         version = "IPv6" if ip_address(source.address).version == 6 else "IPv4"
         self.forth = (
             schema.Addresses(source.address, destination.address, version),
-            schema.Layer4(schema.Ports(source.port, destination.port)),
+            _layer4(protocol, source.port, destination.port),
             left,
             right,
         )
         self.reply = (
             schema.Addresses(destination.address, source.address, version),
-            schema.Layer4(schema.Ports(destination.port, source.port)),
+            _layer4(protocol, destination.port, source.port),
             right,
             left,
         )
@@ -104,8 +119,8 @@ class Connection:
     def _endpoint(self, field: str, side: Side) -> schema.Endpoint:
         labels: list[str] = []
         room = MAX_LABEL_BYTES
-        for key, value in side.labels.items():
-            label, cut = redact.text(f"k8s:{key}={value}")
+        for text in (*side.reserved, *(f"k8s:{key}={value}" for key, value in side.labels.items())):
+            label, cut = redact.text(text)
             room -= 2 * len(label.encode()) + 4  # at worst every character is escaped in JSON
             if cut or room < 0 or len(labels) >= MAX_LABELS:
                 self.truncated += (field,)
@@ -148,6 +163,12 @@ class FlowFacts(msgspec.Struct, frozen=True):
     drop_reason_desc: str = "POLICY_DENIED"
 
 
+PASSED: Final[Mapping[str, str]] = {"would_deny": AUDIT, "node_probe": FORWARDED, "fail_open": FORWARDED}
+"""What the kernel tells of connections that pass, by reason, and the verdict of such a record. would_deny: the policies
+in mode audit would refuse it. node_probe: a process of this node opened it, and no rule denies it by name. fail_open:
+its requests should be judged, no worker is left, and the policy says `onFailure: open`."""
+
+
 def facts_from_denial(
     direction: int,
     source: Side,
@@ -159,15 +180,22 @@ def facts_from_denial(
     policies: Sequence[PolicyName] = (),
     suppressed: int = 0,
     time_ns: int | None = None,
+    protocol: int = TCP,
+    explicit: bool = False,
 ) -> FlowFacts:
-    """A connection that the kernel refused (or another end of a connection without a request): Type L3_L4, DROPPED."""
+    """What the kernel did with a connection or datagram (or another end of a connection without a request): Type L3_L4.
+
+    DROPPED, or for the reasons in PASSED the verdict that stands there. explicit: a deny rule, `rule`, said no, and not
+    the absence of one that allows.
+    """
     return FlowFacts(
-        Connection(direction, source, destination),
-        DROPPED,
+        Connection(direction, source, destination, protocol),
+        PASSED.get(reason, DROPPED),
         reason,
         rule,
         revision,
         policies,
         suppressed=suppressed,
         time_ns=time_ns,
+        drop_reason_desc="POLICY_DENY" if explicit else "POLICY_DENIED",
     )

@@ -16,8 +16,10 @@ MAX_LINE: Final = 60_000
 """Longest line in bytes. Hubble's command line reads with a 64 KiB scanner and stops for good at a longer one."""
 
 EVENT_DROP: Final = 1  # Cilium pkg/monitor/api: MessageTypeDrop
+EVENT_POLICY_VERDICT: Final = 5  # MessageTypePolicyVerdict
 EVENT_L7: Final = 129  # MessageTypeAccessLog
-POLICY_DENIED: Final = 133  # flow.proto DropReason
+POLICY_DENIED: Final = 133  # flow.proto DropReason: nothing allows it
+POLICY_DENY: Final = 181  # a deny rule names it
 
 
 class Addresses(msgspec.Struct, frozen=True, gc=False):
@@ -29,16 +31,17 @@ class Addresses(msgspec.Struct, frozen=True, gc=False):
 
 
 class Ports(msgspec.Struct, frozen=True, gc=False):
-    """TCP ports in host byte order."""
+    """Ports in host byte order."""
 
     source_port: int = 0
     destination_port: int = 0
 
 
 class Layer4(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A union in flow.proto: only TCP is written today."""
+    """A union in flow.proto: TCP or UDP; absent for other protocols."""
 
     TCP: Ports | None = None
+    UDP: Ports | None = None
 
 
 class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -28,6 +28,9 @@ MAX_CACHED_POLICIES: Final = 256
 
 _SLOW: Final = "slow"
 _DROP: Final = schema.EventType(schema.EVENT_DROP, schema.POLICY_DENIED)
+_DENY: Final = schema.EventType(schema.EVENT_DROP, schema.POLICY_DENY)
+_PASS: Final = schema.EventType(schema.EVENT_POLICY_VERDICT)
+_PASSED: Final = frozenset({"FORWARDED", "AUDIT"})
 _L7: Final = schema.EventType(schema.EVENT_L7)
 _ALLOWED: Final = frozenset({"FORWARDED", "ERROR"})  # an AUDIT record would have been denied: Hubble lists it there
 
@@ -206,7 +209,11 @@ class Writer:
             flow.drop_reason_desc = facts.drop_reason_desc
         request = facts.request
         if request is None:
-            flow.Type, flow.event_type, flow.Summary = "L3_L4", _DROP, "TCP"
+            flow.Type, flow.event_type, flow.Summary = "L3_L4", _DROP, connection.summary
+            if facts.verdict in _PASSED:
+                flow.event_type = _PASS
+            elif facts.drop_reason_desc == "POLICY_DENY":
+                flow.event_type = _DENY
         else:
             url, cut = redact.url(request.scheme, request.host, request.target)
             truncated += ("url",) if cut else ()

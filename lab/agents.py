@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from lab import confine, control, names
+from lab import confine, control, names, network
 from lab.control import Json
 from lab.errors import LabError
 from lab.spawn import spawn
@@ -36,8 +36,24 @@ def supervisor_cgroup(lab: Lab, node: Node) -> Path:
 
 
 def inventory(lab: Lab) -> Json:
-    """The cluster's pods as every agent's inventory file has them; places mean something on the pod's own node."""
-    return {"pods": [pod_entry(pod) for pod in lab.pods]}
+    """The cluster as every agent's inventory file has it; places of pods mean something on the pod's own node."""
+    return {
+        "pods": [pod_entry(pod) for pod in lab.pods],
+        "nodes": [node_entry(lab, node) for node in lab.nodes],
+        "namespaces": namespace_entries(lab),
+    }
+
+
+def node_entry(lab: Lab, node: Node) -> Json:
+    return {"name": node.name, "addresses": network.mode(lab.mode).node_addresses(node)}
+
+
+def namespace_entries(lab: Lab) -> Json:
+    return {name: {"labels": labels} for name, labels in lab.namespaces.items()}
+
+
+def port_entries(pod: Pod) -> list[Json]:
+    return [{"name": port.name, "port": port.port, "protocol": port.protocol} for port in pod.ports]
 
 
 def pod_entry(pod: Pod) -> Json:
@@ -50,6 +66,7 @@ def pod_entry(pod: Pod) -> Json:
         "ipv6": pod.ipv6,
         "netns": pod.netns,
         "cgroup": pod.cgroup,
+        "ports": port_entries(pod),
     }
 
 

@@ -9,20 +9,23 @@
         node: node-b                   # absent: the first node
         labels: {app: web}             # absent: app: <name>; empty: no labels
         command: [tulle-web]           # absent: nothing runs, the pod waits for `lab exec`
+        ports: [{name: http, port: 80}]   # names that policies can use; protocol absent: TCP
+    namespaces:
+      shop: {labels: {team: blue}}     # labels of a namespace; absent: none but its name
 """
 
 import sys
 from collections.abc import Iterator
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lab import names
 from lab.errors import LabError
-from lab.state import STARTING, Lab, Node, Pod
+from lab.state import STARTING, Lab, Node, Pod, PodPort
 
 # Flannel's default network; every node gets the next /24 (FlannelConfig "Network", "SubnetLen").
 POD_NETWORK_IPV4 = IPv4Network("10.244.0.0/16")
@@ -54,6 +57,24 @@ DnsLabel = Annotated[str, AfterValidator(_dns_label)]
 NodeName = Annotated[str, AfterValidator(_node_name)]
 
 
+class PortSpec(BaseModel):
+    """One entry of a pod's `ports`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    name: DnsLabel
+    port: int = Field(ge=1, le=65535)
+    protocol: Literal["TCP", "UDP", "SCTP"] = "TCP"
+
+
+class NamespaceSpec(BaseModel):
+    """One entry of `namespaces`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    labels: dict[str, str] = Field(default_factory=dict)
+
+
 class PodSpec(BaseModel):
     """One entry of `pods`."""
 
@@ -64,6 +85,7 @@ class PodSpec(BaseModel):
     node: NodeName | None = None
     labels: dict[str, str] | None = None
     command: list[str] | None = Field(default=None, min_length=1)
+    ports: list[PortSpec] = Field(default_factory=list)
 
 
 class LabSpec(BaseModel):
@@ -73,6 +95,7 @@ class LabSpec(BaseModel):
 
     nodes: list[NodeName] = Field(default=["node-a", "node-b"], min_length=1, max_length=MAX_NODES)
     pods: list[PodSpec] = Field(default_factory=list)
+    namespaces: dict[DnsLabel, NamespaceSpec] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> Self:
@@ -110,7 +133,7 @@ def default_spec(nodes: int = 2) -> LabSpec:
         pods=[
             PodSpec(name="frontend", node=first),
             PodSpec(name="intruder", node=first),
-            PodSpec(name="web", node=second, command=["tulle-web"]),
+            PodSpec(name="web", node=second, command=["tulle-web"], ports=[PortSpec(name="http", port=80)]),
             PodSpec(name="frontend-near", node=second, labels={"app": "frontend"}),
         ],
     )
@@ -204,6 +227,17 @@ def plan(name: str, spec: LabSpec, *, mode: str, agents: bool) -> Lab:
                 command=tuple(pod.command or ()),
                 netns=str(names.NETNS_ROOT / names.pod_netns(name, pod.namespace, pod.name)),
                 cgroup=str(names.pod_cgroup(name, node_name, pod.namespace, pod.name)),
+                ports=tuple(PodPort(port.name, port.port, port.protocol) for port in pod.ports),
             )
         )
-    return Lab(name=name, mode=mode, state=STARTING, agents=agents, nodes=tuple(nodes), pods=tuple(pods))
+    labels = dict.fromkeys(sorted({pod.namespace for pod in pods} | spec.namespaces.keys()), NamespaceSpec())
+    namespaces = {each: dict(found.labels) for each, found in (labels | spec.namespaces).items()}
+    return Lab(
+        name=name,
+        mode=mode,
+        state=STARTING,
+        agents=agents,
+        nodes=tuple(nodes),
+        pods=tuple(pods),
+        namespaces=namespaces,
+    )

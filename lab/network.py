@@ -1,7 +1,7 @@
 """What every routing mode does alike, and the seam between the lab and a mode.
 
 A mode builds three things: the underlay, the nodes, the pods. `vxlan` is the first; modes that route
-otherwise bring a module of their own with the same three functions.
+otherwise bring a module of their own with the same functions.
 """
 
 from importlib import import_module
@@ -37,6 +37,9 @@ class Mode(Protocol):
 
     def build_pod(self, lab: Lab, pod: Pod) -> None:
         """The pod's `eth0`, addresses and routes."""
+
+    def node_addresses(self, node: Node) -> list[str]:
+        """Every address of the node itself, as text."""
 
 
 def mode(name: str) -> Mode:

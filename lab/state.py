@@ -10,8 +10,9 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any  # a record as JSON gives it, checked by what reads it
 
 from lab import names
 from lab.errors import LabError
@@ -33,6 +34,15 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class PodPort:
+    """A port with a name, for policies; protocol is TCP, UDP or SCTP."""
+
+    name: str
+    port: int
+    protocol: str
+
+
+@dataclass(frozen=True, slots=True)
 class Pod:
     """One pod. `command` is empty for a pod that only waits for `lab exec`."""
 
@@ -45,6 +55,7 @@ class Pod:
     command: tuple[str, ...]
     netns: str
     cgroup: str
+    ports: tuple[PodPort, ...] = ()
 
     @property
     def ref(self) -> str:
@@ -54,7 +65,7 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """Everything that `lab up` decided, written before it makes anything."""
+    """Everything that `lab up` decided, written before it makes anything. namespaces: labels of each."""
 
     name: str
     mode: str
@@ -62,6 +73,7 @@ class Lab:
     agents: bool
     nodes: tuple[Node, ...]
     pods: tuple[Pod, ...]
+    namespaces: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def node_dir(self, node: str) -> Path:
         return names.run_dir(self.name) / node
@@ -129,12 +141,18 @@ def read(name: str) -> Lab | None:
             state=raw["state"],
             agents=raw["agents"],
             nodes=tuple(Node(**node) for node in raw["nodes"]),
-            pods=tuple(Pod(**{**pod, "command": tuple(pod["command"])}) for pod in raw["pods"]),
+            pods=tuple(map(_pod, raw["pods"])),
+            namespaces=raw.get("namespaces", {}),
         )
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _pod(raw: dict[str, Any]) -> Pod:
+    ports = tuple(PodPort(**port) for port in raw.get("ports", ()))
+    return Pod(**{**raw, "command": tuple(raw["command"]), "ports": ports})
 
 
 def running(name: str) -> Lab:

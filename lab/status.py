@@ -24,10 +24,14 @@ def node_statuses(lab: Lab) -> list[NodeStatus]:
 
 
 def report(lab: Lab, nodes: list[NodeStatus]) -> Json:
-    """The contract of `lab status --json`."""
+    """The contract of `lab status --json`; `agent.pods.cluster.load_cluster` takes it for an inventory."""
     return {
         "mode": lab.mode,
-        "nodes": [{"name": node.name, "ready": node.ready, "revision": node.revision} for node in nodes],
+        "nodes": [
+            {**agents.node_entry(lab, lab.find_node(node.name)), "ready": node.ready, "revision": node.revision}
+            for node in nodes
+        ],
+        "namespaces": agents.namespace_entries(lab),
         "pods": [
             {
                 "namespace": pod.namespace,
@@ -36,6 +40,7 @@ def report(lab: Lab, nodes: list[NodeStatus]) -> Json:
                 "labels": pod.labels,
                 "ipv4": pod.ipv4,
                 "ipv6": pod.ipv6,
+                "ports": agents.port_entries(pod),
             }
             for pod in lab.pods
         ],

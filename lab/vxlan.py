@@ -62,6 +62,11 @@ def gateways(node: Node) -> tuple[str, str]:
     return str(ip_network(node.subnet_ipv4)[1]), str(ip_network(node.subnet_ipv6)[1])
 
 
+def node_addresses(node: Node) -> list[str]:
+    """Every address that the node itself has: on the underlay, on `cni0`, on the overlay."""
+    return [node.underlay_ipv4, node.underlay_ipv6, *gateways(node), *(mine.own_address for mine in overlays(node))]
+
+
 def _prefixes(node: Node) -> tuple[int, int]:
     return ip_network(node.subnet_ipv4).prefixlen, ip_network(node.subnet_ipv6).prefixlen
 

@@ -6,7 +6,7 @@ Bytes given within one event leave together, after it (`send` once per side and 
 from typing import Protocol
 
 from policies.engine import Permit
-from proxy.events import Timer
+from proxy.events import Layer, Timer
 
 
 class Edge(Protocol):
@@ -41,6 +41,9 @@ class Edge(Protocol):
 
     def end_upstream(self) -> None:
         """Send what is unsent on the leg, then the end of sending (half-close)."""
+
+    def hand_over(self, layer: Layer) -> None:
+        """Tell this layer what happens from now on. The caller starts it."""
 
     def finish(self, *, linger: bool) -> None:
         """Close the leg now, send the client what is unsent, then close. With `linger`, read on for a while first, for

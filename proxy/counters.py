@@ -18,6 +18,9 @@ NAMES: Final = (
     "dialled_listener",  # connections made straight to one of our listeners
     "peer_denied",  # connections that the kernel should have refused
     "opaque",  # connections copied without being parsed
+    "denied_closed",  # connections closed because a new revision no longer allows them and a policy wants that
+    "not_http",  # of connections that only audit policies judge: those passed unparsed
+    "unjudged_protocol",  # closed: rules want a protocol judged that this version cannot judge
     "opaque_closed",  # of them closed because a new revision no longer allows it
     "limit_head",  # 431
     "limit_head_time",  # 408

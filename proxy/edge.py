@@ -92,6 +92,11 @@ class FlowEdge(Timed):
         """Whether the flow is copied unparsed."""
         return self._layer is not None and self._layer.opaque
 
+    @property
+    def ending(self) -> bool:
+        """Whether the layer has said that it is over."""
+        return self._finishing
+
     def start(self, layer: Layer) -> None:
         """Serve the connection."""
         self._layer = layer
@@ -171,6 +176,10 @@ class FlowEdge(Timed):
         """See `proxy.commands.Edge`."""
         if self._up is not None:
             self._up.end()
+
+    def hand_over(self, layer: Layer) -> None:
+        """See `proxy.commands.Edge`."""
+        self._layer = layer
 
     def finish(self, *, linger: bool) -> None:
         """See `proxy.commands.Edge`."""

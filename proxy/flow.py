@@ -4,8 +4,8 @@ recorded."""
 import time
 from collections.abc import Callable
 
-from policies.engine import Engine, HttpRequest, Verdict
-from policies.ruleset import Answer, Direction, PolicyRef
+from policies.engine import Engine, Verdict
+from policies.ruleset import ConnectionVerdict, Direction, PolicyRef
 from proxy.flow_event import ConnectionFacts, FlowEvent
 from proxy.limits import Limits
 from proxy.policy_box import PolicyBox
@@ -51,7 +51,7 @@ class Flow:
         self.direction = direction
         self.port = original[1]
         peer = client[0] if direction == Direction.INGRESS else original[0]
-        self.facts = ConnectionFacts(endpoint, direction, box.identity_of(peer), *client, *original)
+        self.facts = ConnectionFacts(endpoint, direction, box.identity_of(peer, direction), *client, *original)
 
     def engine(self) -> Engine:
         """The rules in force now; from here to the next call, records carry their revision."""
@@ -61,7 +61,7 @@ class Flow:
             self._revision = box.revision
             facts = self.facts
             ingress = facts.direction == Direction.INGRESS
-            identity = box.identity_of(facts.source_address if ingress else facts.destination_address)
+            identity = box.identity_of(facts.source_address if ingress else facts.destination_address, facts.direction)
             # always new facts: labels and names that the consumer looked up may be of the earlier rules
             self.facts = ConnectionFacts(
                 facts.endpoint,
@@ -74,14 +74,28 @@ class Flow:
             )
         return box.engine
 
-    def judge(self) -> Answer:
+    def judge(self) -> ConnectionVerdict:
         """What the rules in force say of the connection itself."""
-        return self.engine().judge_peer(self.endpoint, self.direction, self.facts.identity, self.port)
+        return self.engine().connection(self.endpoint, self.direction, self.facts.identity, self.port)
 
     def verdict_on_connection(self) -> Verdict:
-        """What lets the connection through whatever it carries. Has a permit only where `judge` says ALLOW: then no
-        rule looks at a request, and this one, which no rule could match, gets the answer of all."""
-        return self.engine().decide(self.endpoint, self.direction, self.facts.identity, self.port, HttpRequest("", ""))
+        """The same with names. It has a permit only where the connection is allowed whatever it carries: where no rule
+        looks at its requests, or only rules in mode audit do."""
+        return self.engine().connection_verdict(self.endpoint, self.direction, self.facts.identity, self.port)
+
+    def protocol(self) -> str:
+        """What the connection must be for its requests to be judged (`Engine.protocol_of`)."""
+        return self.engine().protocol_of(self.endpoint, self.direction, self.facts.identity, self.port)
+
+    def audit_policies(self) -> tuple[PolicyRef, ...]:
+        """The policies in mode audit that want the connection's requests judged."""
+        return self.engine().audit_policies(self.endpoint, self.direction, self.facts.identity, self.port)
+
+    @property
+    def closes_denied(self) -> bool:
+        """Whether a policy wants the connection closed that a change no longer allows."""
+        endpoint = self._box.engine.ruleset.endpoints.get(self.endpoint)
+        return endpoint is not None and endpoint.direction(self.direction).close_denied
 
     def record(
         self,

@@ -1,21 +1,21 @@
 """The rules in force in this worker: one engine at a time, swapped whole.
 
-INVARIANT: `engine` and `addresses` change together, in `swap`, on the event loop's thread. A request takes the engine
+INVARIANT: `engine` and `peers` change together, in `swap`, on the event loop's thread. A request takes the engine
 once and is judged, permitted and recorded by it alone.
 """
 
 from collections.abc import Callable
-from ipaddress import IPv6Address
 
 from policies.engine import Engine
 from policies.ruleset import RuleSet
+from proxy.peers import Peers
 
 
 class PolicyBox:
     """Current engine with atomic swap and subscribers. Without one it knows no endpoint, as a worker before its first
     rules."""
 
-    __slots__ = ("_subscribers", "addresses", "engine", "generation", "revision")
+    __slots__ = ("_subscribers", "engine", "generation", "peers", "revision")
 
     def __init__(self, engine: Engine | None = None) -> None:
         engine = engine or Engine(RuleSet())
@@ -23,15 +23,16 @@ class PolicyBox:
         self.engine = engine
         self.revision = engine.revision
         self.generation = 0  # of swaps: pods and identities can change without a new revision of the policies
-        self.addresses = engine.ruleset.addresses
+        self.peers = Peers(engine.ruleset)
 
     def swap(self, engine: Engine) -> None:
         """Put new rules in force. When it returns, every later request is judged by them and opaque flows that they no
         longer allow are closed."""
+        peers = Peers(engine.ruleset, self.peers)
         self.engine = engine
         self.revision = engine.revision
         self.generation += 1
-        self.addresses = engine.ruleset.addresses
+        self.peers = peers
         for subscriber in self._subscribers:
             subscriber()
 
@@ -39,16 +40,12 @@ class PolicyBox:
         """Call `subscriber` after every swap."""
         self._subscribers.append(subscriber)
 
-    def identity_of(self, address: str) -> int:
-        """Identity number of a plain address, 0 when it is nobody's. A link-local peer has none, whatever the table
-        says: its address means something else on every link."""
-        known = self.addresses.get(address)
-        if known is None or (address.startswith("fe") and IPv6Address(address).is_link_local):
-            return 0
-        return known[0]
+    def identity_of(self, address: str, direction: int) -> int:
+        """Identity number that a peer with this plain address is judged by, 0 when it is nobody's."""
+        return self.peers.judged(address, direction)
 
     def owns(self, endpoint_id: int, address: str) -> bool:
         """Whether the address is one of the endpoint's own."""
         rules = self.engine.ruleset.endpoints.get(endpoint_id)
-        known = self.addresses.get(address)
+        known = self.engine.ruleset.addresses.get(address)
         return rules is not None and known is not None and known[1] == f"{rules.namespace}/{rules.name}"

@@ -5,14 +5,16 @@ import asyncio
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from audit.record import INGRESS, Connection, FlowFacts, Request, Side
 from audit.sinks import Sink
 from audit.sinks.file import FileSink
 from audit.sinks.stdout import StdoutSink
 from audit.writer import Writer
-from policies.ruleset import RuleSet
+from policies.ruleset import FIRST_CIDR_IDENTITY, Reserved, RuleSet
 from proxy.flow_event import ConnectionFacts, FlowEvent
+from proxy.peers import Peers
 
 
 def make_writer(node: str, stream: str, audit: Mapping[str, object]) -> Writer:
@@ -30,15 +32,47 @@ def make_writer(node: str, stream: str, audit: Mapping[str, object]) -> Writer:
     return Writer(f"{node}/{stream}", secrets.token_hex(8), sinks, node=node)
 
 
-def side(rules: RuleSet, address: str, port: int) -> Side:
-    """One end of a connection by the names that a rule set knows."""
-    known = rules.addresses.get(address)
-    if known is None:
-        return Side(address, port)
-    number, owner = known
-    namespace, _, pod = owner.partition("/")
-    identity = rules.identities.get(number)
-    return Side(address, port, number, namespace, pod, identity.labels if identity else {})
+_last: list[tuple[RuleSet, Peers]] = []
+
+
+def peers_of(rules: RuleSet) -> Peers:
+    """The addresses of a rule set, made ready once for many calls in a row."""
+    if not _last or _last[0][0] is not rules:
+        _last[:] = [(rules, Peers(rules))]
+    return _last[0][1]
+
+
+def side(rules: RuleSet, address: str, port: int, identity: int | None = None) -> Side:
+    """One end of a connection by the names that a rule set knows; identity: what it was judged by, where that is not
+    what its address says."""
+    known, owner = peers_of(rules).find(address)
+    if identity is not None and identity != known:
+        known, owner = identity, ""
+    namespace, slash, pod = owner.partition("/")
+    found = rules.identities.get(known)
+    if slash:
+        return Side(address, port, known, namespace, pod, found.labels if found else {})
+    return Side(address, port, known, reserved=reserved_labels(known, found.reserved if found else ""))
+
+
+def reserved_labels(identity: int, text: str = "") -> tuple[str, ...]:
+    """Labels of a peer that is no pod, as Hubble shows them. text: `Identity.reserved` ("cidr:10.0.0.0/8")."""
+    if identity >= FIRST_CIDR_IDENTITY:
+        return (text, "reserved:world") if text else ("reserved:world",)
+    known = _RESERVED.get(identity)
+    if known is not None:
+        return known
+    return (f"reserved:{text}",) if text else ()
+
+
+_RESERVED: Final[dict[int, tuple[str, ...]]] = {
+    Reserved.HOST: ("reserved:host",),
+    Reserved.REMOTE_NODE: ("reserved:remote-node",),
+    Reserved.KUBE_APISERVER: ("reserved:kube-apiserver", "reserved:remote-node"),
+    Reserved.WORLD_IPV4: ("reserved:world", "reserved:world-ipv4"),
+    Reserved.WORLD_IPV6: ("reserved:world", "reserved:world-ipv6"),
+    Reserved.HOST_KUBE_APISERVER: ("reserved:host", "reserved:kube-apiserver"),
+}
 
 
 def _authority(facts: ConnectionFacts) -> str:
@@ -53,18 +87,32 @@ def own_side(rules: RuleSet, endpoint_id: int, address: str, port: int) -> Side:
     endpoint = rules.endpoints.get(endpoint_id)
     if endpoint is None:
         return side(rules, address, port)
-    name = f"{endpoint.namespace}/{endpoint.name}"
-    number = next((number for number, identity in rules.identities.items() if name in identity.names), 0)
+    number = endpoint.identity
+    if not number:
+        name = f"{endpoint.namespace}/{endpoint.name}"
+        number = next((number for number, identity in rules.identities.items() if name in identity.names), 0)
     return Side(address, port, number, endpoint.namespace, endpoint.name, endpoint.labels, endpoint_id)
 
 
 def both_sides(
-    rules: RuleSet, endpoint_id: int, direction: int, source: tuple[str, int], destination: tuple[str, int]
+    rules: RuleSet,
+    endpoint_id: int,
+    direction: int,
+    source: tuple[str, int],
+    destination: tuple[str, int],
+    peer_identity: int | None = None,
 ) -> tuple[Side, Side]:
-    """Source and destination of a connection that was judged for an endpoint."""
+    """Source and destination of a connection that was judged for an endpoint.
+
+    peer_identity: what the other end was judged by; None is what user space judges it by (`Peers.judged`).
+    """
+    peer = source if direction == INGRESS else destination
+    if peer_identity is None:
+        peer_identity = peers_of(rules).judged(peer[0], direction)
+    other = side(rules, *peer, peer_identity)
     if direction == INGRESS:
-        return side(rules, *source), own_side(rules, endpoint_id, *destination)
-    return own_side(rules, endpoint_id, *source), side(rules, *destination)
+        return other, own_side(rules, endpoint_id, *destination)
+    return own_side(rules, endpoint_id, *source), other
 
 
 class Recorder:
@@ -114,6 +162,7 @@ class Recorder:
                 facts.direction,
                 (facts.source_address, facts.source_port),
                 (facts.destination_address, facts.destination_port),
+                facts.identity,
             ),
         )
         facts.audit = connection

@@ -19,7 +19,7 @@ from proxy.counters import new_counters
 from proxy.dial import Dialler, Upstreams
 from proxy.edge import FlowEdge
 from proxy.flow import Address, Flow
-from proxy.flow_event import DROPPED, ERROR, RULE_GUARD, RULE_LIMIT, FlowEvent
+from proxy.flow_event import DROPPED, ERROR, RULE_GUARD, RULE_LIMIT, RULE_PROTOCOL, FlowEvent
 from proxy.layers.answers import bare_answer
 from proxy.layers.http1 import Http1Layer
 from proxy.layers.opaque import OpaqueLayer
@@ -240,34 +240,57 @@ class Server:
             flow.record(DROPPED, "dialled_listener", RULE_GUARD)
             edge.reset()
             return
-        answer = flow.judge()
-        if answer == Answer.DENY:
+        judged = flow.judge()
+        if judged.answer is Answer.DENY:
             # The kernel refuses such connections; this one was accepted as the rules changed.
+            verdict = flow.verdict_on_connection()
             self.counters["peer_denied"] += 1
-            flow.record(DROPPED, "peer_denied", RULE_GUARD)
+            flow.record(DROPPED, "peer_denied", verdict.rule, verdict.policies)
+            edge.reset()
+            return
+        protocol = flow.protocol()
+        passes = judged.enforced.answer is Answer.ALLOW  # whatever it carries
+        if protocol not in ("", "http") and not passes:
+            verdict = flow.verdict_on_connection()
+            conflict = protocol == "conflict"
+            self.counters["unjudged_protocol"] += 1
+            flow.record(
+                DROPPED,
+                verdict.reason if conflict else "kafka rules are not enforced yet",
+                verdict.rule if conflict else RULE_PROTOCOL,
+                verdict.policies,
+            )
             edge.reset()
             return
         edges = self._flows.setdefault(endpoint, set())
         if len(edges) >= self.limits.connections_per_endpoint:
             self.counters["limit_connections"] += 1
-            flow.record(DROPPED, "limit_connections", RULE_LIMIT, code=503 if answer == Answer.PROXY else 0)
-            if answer == Answer.PROXY:
+            flow.record(DROPPED, "limit_connections", RULE_LIMIT, code=503 if protocol == "http" else 0)
+            if protocol == "http":
                 edges.add(edge)
                 edge.refuse(bare_answer(503))
             else:
                 edge.reset()
             return
         edges.add(edge)
-        if answer == Answer.PROXY:
-            edge.start(Http1Layer(flow, edge, self._parser_limits))
+        if protocol == "http":
+            edge.start(Http1Layer(flow, edge, self._parser_limits, lenient=passes))
         else:
-            edge.start(OpaqueLayer(flow, edge))
+            edge.start(OpaqueLayer(flow, edge, unjudged=f"{protocol} rules cannot be judged yet" if protocol else ""))
 
     def _rules_changed(self) -> None:
-        """Opaque flows cannot be judged request by request: those no longer allowed end now."""
+        """Opaque flows cannot be judged request by request: those no longer allowed end now. Others end now where a
+        policy wants that (`onChange: close-denied`), and meet the change at their next request where none does."""
         for edges in list(self._flows.values()):
             for edge in list(edges):
-                if edge.opaque and edge.flow.judge() != Answer.ALLOW:
-                    self.counters["opaque_closed"] += 1
-                    edge.flow.record(DROPPED, "opaque_no_longer_allowed", RULE_GUARD)
+                flow = edge.flow
+                if edge.opaque:
+                    if flow.judge().enforced.answer is not Answer.ALLOW:
+                        self.counters["opaque_closed"] += 1
+                        flow.record(DROPPED, "opaque_no_longer_allowed", RULE_GUARD)
+                        edge.reset()
+                elif flow.closes_denied and not edge.ending and flow.judge().answer is Answer.DENY:
+                    self.counters["denied_closed"] += 1
+                    verdict = flow.verdict_on_connection()
+                    flow.record(DROPPED, "no_longer_allowed", verdict.rule, verdict.policies)
                     edge.reset()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 
-from redirect.layout import REASONS, Event, unpack_address
+from redirect.layout import PASSED, REASONS, Event, unpack_address
 from redirect.libbpf import RingBuffer
 from redirect.steer import Kernel
 from redirect.types import Denial, Direction
@@ -42,6 +42,7 @@ class DenialReader:
     def _sample(self, raw: bytes) -> None:
         event = Event.from_buffer_copy(raw)
         src, dst = unpack_address(bytes(event.src)), unpack_address(bytes(event.dst))
+        reason = REASONS[event.reason] if event.reason < len(REASONS) else f"reason_{event.reason}"
         self._found.append(
             Denial(
                 time_ns=event.time_ns + self._boot_ns,
@@ -54,7 +55,8 @@ class DenialReader:
                 dport=event.dport,
                 proto=event.protocol,
                 identity=event.identity,
-                reason=REASONS[event.reason] if event.reason < len(REASONS) else f"reason_{event.reason}",
+                reason=reason,
                 suppressed=event.suppressed,
+                allowed=reason in PASSED,
             )
         )

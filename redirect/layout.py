@@ -11,9 +11,10 @@ import socket
 from typing import ClassVar
 
 from redirect.sockets import LEG_MARK, STEER_MARK
-from redirect.types import MAX_ENDPOINT, SLOTS, Address, Answer, Direction, Flags
+from redirect.types import MAX_ENDPOINT, SLOTS, Address, Answer, Direction, Flags, VerdictFlags
 
 __all__ = [
+    "PASSED",
     "REASONS",
     "EndpointValue",
     "Event",
@@ -27,7 +28,7 @@ __all__ = [
     "unpack_address",
 ]
 
-LAYOUT = 1  # raise it when what a map's bytes mean changes and their sizes do not: the loader then makes new maps
+LAYOUT = 2  # raise it when what a map's bytes mean changes and their sizes do not: the loader then makes new maps
 PREFIX_ALL = 96
 PREFIX_NO_PORT = 80
 
@@ -50,7 +51,14 @@ REASONS = (
     "raw_packet",
     "bypass",
     "bind_failed",
+    "would_deny",
+    "fail_open",
+    "node_probe",
+    "not_steered",
+    "unreadable",
+    "forged_source",
 )
+PASSED = frozenset({"would_deny", "fail_open", "node_probe"})  # reasons of records of what passed
 
 
 class EndpointValue(ctypes.Structure):
@@ -92,8 +100,9 @@ class VerdictKeyC(ctypes.Structure):
 class VerdictValue(ctypes.Structure):
     """struct l7_verdict."""
 
-    _fields_: ClassVar = [("answer", ctypes.c_uint8), ("pad", ctypes.c_uint8 * 3)]
+    _fields_: ClassVar = [("answer", ctypes.c_uint8), ("flags", ctypes.c_uint8), ("pad", ctypes.c_uint8 * 2)]
     answer: int
+    flags: int
 
 
 class IdentityKey(ctypes.Structure):
@@ -158,6 +167,7 @@ def c_assertions() -> str:
     checks += [(f"L7_{direction.name}", direction.value) for direction in Direction]
     checks += [(f"L7_{answer.name}", answer.value) for answer in Answer]
     checks += [(f"L7_F_{flag.name}", flag.value) for flag in Flags]
+    checks += [(f"L7_V_{flag.name}", flag.value) for flag in VerdictFlags]
     checks += [(f"L7_R_{name.upper()}", code) for code, name in enumerate(REASONS)]
     for name, mirror in MIRRORS.items():
         checks.append((f"sizeof(struct {name})", ctypes.sizeof(mirror)))

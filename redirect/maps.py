@@ -13,7 +13,6 @@ from typing import Self
 from redirect import libbpf
 from redirect.errors import RedirectError
 from redirect.layout import (
-    PREFIX_ALL,
     PREFIX_NO_PORT,
     REASONS,
     EndpointValue,
@@ -33,6 +32,7 @@ from redirect.types import (
     Endpoint,
     Flags,
     Network,
+    VerdictFlags,
     VerdictKey,
     VerdictKeyLike,
 )
@@ -41,7 +41,11 @@ __all__ = ["Maps"]
 
 U32 = struct.Struct("=I")
 U64 = struct.Struct("=Q")
+PORT_BITS = 16
+PROTOCOLS = (socket.IPPROTO_TCP, socket.IPPROTO_UDP, 255)  # 255: every other
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
+
+type Verdict = tuple[int, int]  # answer, flags
 
 
 def check_endpoint(endpoint: int) -> None:
@@ -55,7 +59,7 @@ class Maps:
 
     def __init__(self, fds: dict[str, int]) -> None:
         self._fd = fds
-        self._verdicts: dict[int, dict[VerdictKey, int]] = {}
+        self._verdicts: dict[int, dict[VerdictKey, Verdict]] = {}
         self._identities: dict[tuple[int, bytes], int] = {}
         self._read_tries()
 
@@ -119,30 +123,38 @@ class Maps:
 
     # Verdicts and identities.
 
-    def set_verdicts(self, endpoint: int, verdicts: Mapping[VerdictKey, int]) -> None:
+    def set_verdicts(self, endpoint: int, verdicts: Mapping[VerdictKey, Verdict]) -> None:
         """INVARIANT: at every moment a connection gets its old or its new answer: more specific entries are added first
-        and removed last, so none falls through to a general one that is not meant for it."""
+        and removed last, so none falls through to a general one that is not meant for it. (Between the first and the
+        last step the longest entry that hits is either old and the longest among the old, or new and the longest among
+        the new.)"""
         check_endpoint(endpoint)
-        for key, answer in verdicts.items():
+        for key, (answer, flags) in verdicts.items():
             if key.endpoint != endpoint:
                 raise RedirectError(f"verdict for endpoint {key.endpoint} among those of {endpoint}")
-            if not (0 <= key.port < 65536 and 0 <= key.protocol < 256 and 0 <= key.identity < 2**32):
+            if not (0 <= key.port < 65536 and 0 <= key.bits <= PORT_BITS and 0 <= key.identity < 2**32):
                 raise RedirectError(f"verdict key out of range: {key}")
+            if key.port & ((1 << (PORT_BITS - key.bits)) - 1):
+                raise RedirectError(f"verdict key has a port beyond its {key.bits} bits: {key}")
+            if key.protocol not in PROTOCOLS:
+                raise RedirectError(f"expected protocol 6, 17 or 255 in verdict key: {key}")
             Direction(key.direction)
             Answer(answer)
+            VerdictFlags(flags)
         have = self._verdicts.setdefault(endpoint, {})
         for key in sorted(verdicts, key=_specificity, reverse=True):
             if have.get(key) != verdicts[key]:
-                value = VerdictValue(answer=int(verdicts[key]))
+                answer, flags = verdicts[key]
+                value = VerdictValue(answer=answer, flags=flags)
                 libbpf.map_update(self.fd("l7_verdicts"), _verdict_key(key), value, f"l7_verdicts {key}")
-                have[key] = int(verdicts[key])
+                have[key] = verdicts[key]
         for key in sorted(have.keys() - verdicts.keys(), key=_specificity):
             libbpf.map_delete(self.fd("l7_verdicts"), _verdict_key(key), f"l7_verdicts {key}")
             del have[key]
         if not have:
             del self._verdicts[endpoint]
 
-    def verdicts(self, endpoint: int) -> dict[VerdictKey, int]:
+    def verdicts(self, endpoint: int) -> dict[VerdictKey, Verdict]:
         return dict(self._verdicts.get(endpoint, {}))
 
     def set_identities(self, identities: Mapping[Network, int]) -> None:
@@ -166,9 +178,11 @@ class Maps:
             value = libbpf.map_lookup(self.fd("l7_verdicts"), raw, ctypes.sizeof(VerdictValue))
             if value is not None:
                 one = VerdictKeyC.from_buffer_copy(raw)
-                port = socket.ntohs(one.port_be) if one.prefixlen == PREFIX_ALL else 0
-                key = VerdictKey(one.endpoint, one.identity, one.direction, one.protocol, port)
-                self._verdicts.setdefault(one.endpoint, {})[key] = value[0]
+                bits = one.prefixlen - PREFIX_NO_PORT
+                key = VerdictKey(
+                    one.endpoint, one.identity, one.direction, one.protocol, socket.ntohs(one.port_be), bits
+                )
+                self._verdicts.setdefault(one.endpoint, {})[key] = value[0], value[1]
         for raw in list(libbpf.map_keys(self.fd("l7_identities"), ctypes.sizeof(IdentityKey))):
             value = libbpf.map_lookup(self.fd("l7_identities"), raw, 4)
             if value is not None:
@@ -223,17 +237,17 @@ class Maps:
 
 def as_key(key: VerdictKeyLike) -> VerdictKey:
     """Any object with the attributes of a key, as our own kind."""
-    return VerdictKey(key.endpoint, key.identity, int(key.direction), key.protocol, key.port)
+    return VerdictKey(key.endpoint, key.identity, int(key.direction), key.protocol, key.port, key.bits)
 
 
-def _specificity(key: VerdictKey) -> tuple[bool, bool]:
-    """The order in which the programs look: a named peer before any peer, then a port before any port."""
-    return key.identity != 0, key.port != 0
+def _specificity(key: VerdictKey) -> tuple[bool, int]:
+    """The order in which the programs look: a named peer before any peer, then the longer prefix of the port."""
+    return key.identity != 0, key.bits
 
 
 def _verdict_key(key: VerdictKey) -> VerdictKeyC:
     return VerdictKeyC(
-        prefixlen=PREFIX_ALL if key.port else PREFIX_NO_PORT,
+        prefixlen=PREFIX_NO_PORT + key.bits,
         endpoint=key.endpoint,
         identity=key.identity,
         direction=int(key.direction),

@@ -40,7 +40,7 @@ from redirect.types import (
 
 __all__ = ["Answer", "Direction", "Endpoint", "Flags", "Kernel", "VerdictKey"]
 
-CONNECT_HOOKS = ("l7_connect4", "l7_connect6")
+CONNECT_HOOKS = ("l7_connect4", "l7_connect6", "l7_sendmsg4", "l7_sendmsg6")
 POD, GUARD, BINDER = "pod_", "guard_", "binder_"
 
 
@@ -168,11 +168,13 @@ class Kernel:
             self._drop(f"{GUARD}{endpoint}")
             self._drop(f"{BINDER}{endpoint}")
         if gate:
-            program = self._load("l7_gate", endpoint)
+            programs = [self._load("l7_gate", endpoint)]
             try:
-                gate_module.put_in(netns, program)
+                programs.append(self._load("l7_gate_in", endpoint))
+                gate_module.put_in(netns, *programs)
             finally:
-                os.close(program)
+                for program in programs:
+                    os.close(program)
         for other in self.attached():
             if other.netns_inode == netns.inode and other.endpoint != endpoint:
                 self.detach_pod(other.endpoint)
@@ -289,13 +291,17 @@ class Kernel:
         """The local pods by endpoint id, as the kernel has them."""
         return self.maps.endpoints()
 
-    def set_verdicts[K: VerdictKeyLike](self, endpoint: int, verdicts: Mapping[K, int]) -> None:
+    def set_verdicts[K: VerdictKeyLike](self, endpoint: int, verdicts: Mapping[K, tuple[int, int]]) -> None:
         """Make these the endpoint's entries; only differences are written, in an order that opens nothing meanwhile.
+
+        The value is (``Answer``, ``VerdictFlags``).
 
         Raises:
             RedirectError: a key of another endpoint or out of range; the map is full (what was added stays).
         """
-        self.maps.set_verdicts(endpoint, {as_key(key): int(answer) for key, answer in verdicts.items()})
+        self.maps.set_verdicts(
+            endpoint, {as_key(key): (int(answer), int(flags)) for key, (answer, flags) in verdicts.items()}
+        )
 
     def set_identities(self, identities: Mapping[Network, int]) -> None:
         """Make these the identities of addresses; only differences are written. The longest prefix wins."""

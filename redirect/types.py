@@ -18,6 +18,7 @@ __all__ = [
     "Endpoint",
     "Flags",
     "Network",
+    "VerdictFlags",
     "VerdictKey",
     "VerdictKeyLike",
 ]
@@ -57,6 +58,19 @@ class Flags(IntFlag):
     STOPPED = 4
 
 
+class VerdictFlags(IntFlag):
+    """What else the verdict map says of a connection.
+
+    ``AUDIT``: it passes, and a record says that a policy in mode audit would have refused it (with PROXY the worker
+    says so). ``FAIL_OPEN``: with PROXY and no listener left it passes. ``EXPLICIT``: with DENY, a deny rule says so.
+    """
+
+    NONE = 0
+    AUDIT = 1
+    FAIL_OPEN = 2
+    EXPLICIT = 4
+
+
 class VerdictKeyLike(Protocol):
     """What the verdict map needs to know of an entry; any object with these attributes will do."""
 
@@ -70,16 +84,23 @@ class VerdictKeyLike(Protocol):
     def protocol(self) -> int: ...
     @property
     def port(self) -> int: ...
+    @property
+    def bits(self) -> int: ...
 
 
 class VerdictKey(NamedTuple):
-    """One entry: ``identity`` 0 is any peer, ``port`` 0 any port; ``protocol`` is the IP protocol number (6 = TCP)."""
+    """One entry.
+
+    ``identity`` 0 is any peer. ``bits`` leading bits of ``port`` count: 16 is this port, 0 every port; the rest of
+    ``port`` is 0. ``protocol`` is 6 (TCP), 17 (UDP) or 255 (every other).
+    """
 
     endpoint: int
     identity: int
     direction: int
     protocol: int
     port: int
+    bits: int = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +127,7 @@ class Attached:
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """A connection (or stray segment) that the kernel refused.
+    """A connection (or stray segment, or datagram) that the kernel refused, or that passed but is worth a record.
 
     ``time_ns`` is Unix time. ``src`` is who began it, ``dst`` whom it was for, plain IP text; ``sport`` is 0 where the
     client had no port yet (a refused connect). ``family`` is socket.AF_INET or AF_INET6. ``identity`` is the peer's, 0
@@ -126,3 +147,4 @@ class Denial:
     identity: int
     reason: str
     suppressed: int
+    allowed: bool = False  # it passed: would_deny, fail_open, node_probe

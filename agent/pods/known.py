@@ -1,4 +1,4 @@
-"""The pods that a node knows of, from both sources as one: the inventory, and what `pod.add` brought.
+"""The cluster that a node knows of, with pods from both sources as one: the inventory, and what `pod.add` brought.
 
 The inventory follows the labels of pods; `pod.add` says at once where a pod of this node is. What `pod.add` said is
 kept on disk: a pod that only it named must not lose its protection with the agent's process.
@@ -13,7 +13,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from agent.errors import AgentError
-from agent.pods.inventory import Pod, PodKey, load_inventory
+from agent.pods.cluster import Cluster, load_cluster
+from agent.pods.inventory import Pod, PodKey
 from redirect.errors import RedirectError
 from redirect.netns import Netns
 
@@ -71,7 +72,7 @@ class KnownPods:
         self._inventory = inventory
         self._file = state_dir / "added-pods.json"
         self._boot = boot_id()
-        self._listed: Mapping[PodKey, Pod] | None = {} if inventory is None else None
+        self._cluster: Cluster | None = Cluster() if inventory is None else None
         self._deleted: dict[PodKey, _Deleted] = {}
         self.error: str | None = None
         """What is wrong with the inventory as it is now; the last good one stays."""
@@ -81,13 +82,22 @@ class KnownPods:
     @property
     def complete(self) -> bool:
         """Whether the inventory was read once. Until then nobody can say that a pod is gone."""
-        return self._listed is not None
+        return self._cluster is not None
+
+    @property
+    def cluster(self) -> Cluster:
+        """All that is known, `pods` in it."""
+        return (self._cluster or Cluster()).with_pods(self.pods)
+
+    @property
+    def _listed(self) -> Mapping[PodKey, Pod]:
+        return self._cluster.pods if self._cluster is not None else {}
 
     def refresh(self) -> None:
         """Read the inventory again."""
         if self._inventory is not None:
             try:
-                self._listed = load_inventory(self._inventory)
+                self._cluster = load_cluster(self._inventory)
                 self.error = None
             except AgentError as error:  # the last good one stays
                 if str(error) != self.error:
@@ -112,7 +122,7 @@ class KnownPods:
             if other.pod.netns == pod.netns:  # nobody told us of its end
                 del self._added[key]
         self._deleted.pop(pod.key, None)
-        self._added[pod.key] = _Added(pod=pod, beside=(self._listed or {}).get(pod.key), boot=self._boot, cookie=cookie)
+        self._added[pod.key] = _Added(pod=pod, beside=self._listed.get(pod.key), boot=self._boot, cookie=cookie)
         self._combine()
         try:
             self._save()
@@ -137,7 +147,7 @@ class KnownPods:
             self._save_or_say()
 
     def _combine(self) -> None:
-        listed = self._listed or {}
+        listed = self._listed
         pods = {key: self._of(key, listed.get(key)) for key in self._added} | {
             key: pod for key, pod in listed.items() if key not in self._added
         }
@@ -158,6 +168,7 @@ class KnownPods:
                 return listed
             return pod if pod.labels else pod.model_copy(update={"labels": listed.labels})
         missing = [field for field in ("netns", "cgroup", "ipv4", "ipv6") if getattr(listed, field) is None]
+        missing += ["ports"] if not listed.ports else []
         return listed.model_copy(update={field: getattr(pod, field) for field in missing})
 
     def _load(self) -> list[_Added]:

@@ -41,9 +41,17 @@ from policies.engine import HttpRequest
 from proxy.commands import Edge
 from proxy.events import LegFailure, Timer
 from proxy.flow import Flow, RequestFacts, hide_query
-from proxy.flow_event import DROPPED, ERROR, FORWARDED, RULE_LIMIT, RULE_PROTOCOL
+from proxy.flow_event import AUDIT, DROPPED, ERROR, FORWARDED, RULE_LIMIT, RULE_PROTOCOL
 from proxy.layers.answers import answer_head, body_of
-from proxy.layers.exchange import Exchange, LowerFields
+from proxy.layers.exchange import Exchange, LowerFields, edited
+from proxy.layers.opaque import OpaqueLayer
+
+
+def _asks_for_upgrade(head: RequestHead) -> bool:
+    """Whether the connection is to become another protocol that a server might insist on; h2c never is one."""
+    return b"upgrade" in head.connection and any(
+        name.lower() == b"upgrade" and value.strip().lower() != b"h2c" for name, value in head.fields
+    )
 
 
 class Http1Layer:
@@ -64,6 +72,7 @@ class Http1Layer:
         "_limits",
         "_over",
         "_pumping",
+        "_raw",
         "_request_state",
         "_response_state",
         "_up",
@@ -71,7 +80,9 @@ class Http1Layer:
 
     opaque = False
 
-    def __init__(self, flow: Flow, edge: Edge, parser_limits: Http1Limits) -> None:
+    def __init__(self, flow: Flow, edge: Edge, parser_limits: Http1Limits, *, lenient: bool = False) -> None:
+        """lenient: only policies in mode audit want this judged, so that it passes unparsed where it cannot be read."""
+        self._raw: list[bytes] | None = [] if lenient else None  # all that came, until the first head could be read
         self._flow = flow
         self._edge = edge
         self._limits = parser_limits
@@ -94,10 +105,13 @@ class Http1Layer:
 
     def start(self) -> None:
         """Wait for the first request."""
-        self._edge.set_timer(Timer.IDLE, self._flow.limits.idle_s)
+        limits = self._flow.limits
+        self._edge.set_timer(Timer.IDLE, limits.idle_s if self._raw is None else limits.detect_s)
 
     def downstream_data(self, data: bytes) -> None:
         """Bytes of requests."""
+        if self._raw is not None:
+            self._raw.append(data)
         self._down.receive(data)
         if self._held:
             self._edge.pause_downstream()
@@ -179,6 +193,8 @@ class Http1Layer:
     def expired(self, timer: Timer) -> None:
         """A wait was too long."""
         flow, exchange = self._flow, self._exchange
+        if self._raw is not None and self._passes("not http, no request came in time"):
+            return
         if timer is Timer.RECORD:
             if exchange is not None and not exchange.facts.recorded:
                 self._record_allowed(exchange)
@@ -238,10 +254,13 @@ class Http1Layer:
     def state_idle(self, event: RequestEvent) -> None:
         """Between requests."""
         if type(event) is ConnectionClosed:
-            self._end(linger=False)
+            if not self._passes("not http, no request came"):
+                self._end(linger=False)
             return
         if type(event) is not RequestHead:
             raise RuntimeError(f"{type(event).__name__} between requests")
+        if self._raw is not None and _asks_for_upgrade(event) and self._passes("not http, an upgrade is asked for"):
+            return
         self._head_timer = False
         self._judge(event)
 
@@ -287,8 +306,10 @@ class Http1Layer:
             target = canonical_target(head.target, head.form, merge_slashes=flow.limits.merge_slashes)
         except RemoteProtocolError as error:
             facts.target = hide_query(head.target.decode("latin-1"))  # as sent: the record redacts any form of target
-            self._refuse_request(facts, error)
+            if not self._passes(f"not readable as http, {error.reason}"):
+                self._refuse_request(facts, error)
             return
+        self._raw = None
         matched = target.matched
         facts.target = hide_query(matched) if target.query is not None else matched
         fields = forwarded_request_fields(head)
@@ -302,6 +323,8 @@ class Http1Layer:
         if verdict.permit is None:
             self._deny(head, facts)
             return
+        if verdict.edits:
+            fields = edited(fields, verdict.edits)
         exchange = self._exchange = Exchange(head, target, fields, facts)
         self._request_state = self.state_request_body
         self._edge.set_timer(Timer.RECORD, flow.limits.record_s)
@@ -486,6 +509,8 @@ class Http1Layer:
         self._answer_and_close(error.status)
 
     def _refuse_unreadable(self, error: RemoteProtocolError) -> None:
+        if self._passes(f"not readable as http, {error.reason}"):
+            return
         flow, exchange = self._flow, self._exchange
         flow.counters["limit_head" if error.status == 431 else "malformed"] += 1
         if exchange is None:
@@ -541,7 +566,32 @@ class Http1Layer:
 
     def _record_allowed(self, exchange: Exchange, status: int = 0) -> None:
         verdict = exchange.facts.verdict
-        self._flow.record_request(exchange.facts, FORWARDED, verdict.reason if verdict is not None else "", status)
+        if verdict is None:
+            raise RuntimeError("an exchange without a verdict")
+        reason = verdict.reason
+        if verdict.logged:
+            reason += f", not as wanted is the header {' and '.join(verdict.logged)}"
+        self._flow.record_request(exchange.facts, AUDIT if verdict.audited else FORWARDED, reason, status)
+
+    def _passes(self, why: str) -> bool:
+        """Let the connection pass unparsed from its first byte on, if it may; False when it may not.
+
+        Only before a request could be read: nothing of it has gone anywhere yet. Later there is no telling what of the
+        bytes was meant for whom.
+        """
+        raw = self._raw
+        self._raw = None
+        if raw is None or self._flow.verdict_on_connection().permit is None:
+            return False
+        self._stop()
+        layer = OpaqueLayer(self._flow, self._edge, unjudged=why)
+        self._edge.hand_over(layer)
+        layer.start()
+        if raw:
+            layer.downstream_data(b"".join(raw))
+        if self._client_ended:
+            layer.downstream_eof()
+        return True
 
     def _give_up(self, reason: str) -> None:
         exchange = self._exchange

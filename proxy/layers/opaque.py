@@ -1,20 +1,23 @@
-"""Bytes both ways, unparsed. Reached only where the rules allow the connection whatever it carries: the kernel steered
-it under an earlier revision that wanted it parsed."""
+"""Bytes both ways, unparsed. Reached only where the rules in force allow the connection whatever it carries: the kernel
+steered it under an earlier revision that wanted it parsed, or only policies in mode audit want it judged and it cannot
+be."""
 
 from proxy.commands import Edge
 from proxy.events import LegFailure, Timer
 from proxy.flow import Flow
-from proxy.flow_event import ERROR, FORWARDED, RULE_LIMIT
+from proxy.flow_event import AUDIT, ERROR, FORWARDED, RULE_LIMIT, RULE_PROTOCOL
 
 
 class OpaqueLayer:
     """Copy until both sides have ended; the edge closes a flow whose four ends have all ended."""
 
-    __slots__ = ("_edge", "_ended", "_flow", "_open", "_unsent", "_verdict")
+    __slots__ = ("_edge", "_ended", "_flow", "_open", "_unjudged", "_unsent", "_verdict")
 
     opaque = True
 
-    def __init__(self, flow: Flow, edge: Edge) -> None:
+    def __init__(self, flow: Flow, edge: Edge, *, unjudged: str = "") -> None:
+        """unjudged: why the audit policies that want its requests judged cannot have that; goes into the record."""
+        self._unjudged = unjudged
         self._flow = flow
         self._edge = edge
         self._verdict = flow.verdict_on_connection()
@@ -28,7 +31,13 @@ class OpaqueLayer:
         verdict = self._verdict
         if verdict.permit is None:
             raise RuntimeError("an opaque flow that no rule allows")
-        self._flow.record(FORWARDED, "opaque", verdict.rule, verdict.policies)
+        if self._unjudged:
+            self._flow.counters["not_http"] += 1
+            self._flow.record(AUDIT, self._unjudged, RULE_PROTOCOL, self._flow.audit_policies())
+        elif verdict.audited:
+            self._flow.record(AUDIT, verdict.reason, verdict.rule, verdict.policies)
+        else:
+            self._flow.record(FORWARDED, "opaque", verdict.rule, verdict.policies)
         self._moved()
         self._edge.open_upstream(verdict.permit)
 

@@ -4,7 +4,7 @@
 #include "maps.bpf.h"
 
 #define L7_PREFIX_ALL 96     // endpoint, identity, direction, protocol, port
-#define L7_PREFIX_NO_PORT 80 // all but the port
+#define L7_PREFIX_NO_PORT 80 // all but the port; bits of the port in between
 
 // A program that is specialised per pod: redirect/steer.py writes the endpoint's id over this number and loads a copy.
 // One ld_imm64 that the compiler can neither fold nor share.
@@ -19,13 +19,14 @@ static __always_inline u32 l7_this_endpoint(void) {
 struct l7_decision {
     u8 answer;
     u8 reason;
+    u8 flags;
 };
 
 // Two look-ups, the first that hits is final: the compiler of policies merges general rules into specific entries. The
-// trie itself prefers an exact port to any port.
+// trie itself prefers the longer prefix of a port: a range is a few entries, never one for each port.
 static __always_inline struct l7_decision l7_decide(u32 endpoint, u8 direction, u32 identity, u8 protocol,
                                                     u16 port_be) {
-    struct l7_decision out = {.answer = L7_DENY, .reason = L7_R_NO_RULE};
+    struct l7_decision out = {.answer = L7_DENY, .reason = L7_R_NO_RULE, .flags = 0};
     struct l7_verdict_key key = {};
     key.prefixlen = L7_PREFIX_ALL;
     key.endpoint = endpoint;
@@ -43,10 +44,19 @@ static __always_inline struct l7_decision l7_decide(u32 endpoint, u8 direction, 
     if (hit->answer == L7_ALLOW || hit->answer == L7_PROXY) {
         out.answer = hit->answer;
         out.reason = L7_R_NONE;
-    } else {
-        out.reason = L7_R_DENIED; // also any answer that we do not know
+        out.flags = hit->flags;
+    } else if (hit->flags & L7_V_EXPLICIT) { // also any answer that we do not know is a denial
+        out.reason = L7_R_DENIED;
+        out.flags = L7_V_EXPLICIT;
     }
     return out;
+}
+
+// The protocol as l7_verdicts has it.
+static __always_inline u8 l7_protocol(u32 protocol) {
+    if (protocol == IPPROTO_TCP || protocol == L7_PROTO_MPTCP) // which on the wire is TCP with options
+        return IPPROTO_TCP;
+    return protocol == IPPROTO_UDP ? IPPROTO_UDP : L7_PROTO_OTHER;
 }
 
 static __always_inline void l7_addr_set4(struct l7_addr *addr, u32 ip_be) {
@@ -93,6 +103,20 @@ static __always_inline bool l7_is_own(const struct l7_endpoint *ep, const struct
     return !l7_is_unspecified(addr) && (l7_same(addr, &ep->addr4) || l7_same(addr, &ep->addr6));
 }
 
+// Whether any worker listens for the pod in that direction.
+static __always_inline bool l7_has_listener(u32 endpoint, u8 direction, bool six) {
+    u32 base = l7_first_slot(endpoint, direction, six);
+    for (u32 i = 0; i < L7_SLOTS; i++) {
+        u32 index = base + i;
+        struct bpf_sock *sk = (struct bpf_sock *)l7_listeners.lookup(&index);
+        if (sk) {
+            bpf_sk_release(sk);
+            return true;
+        }
+    }
+    return false;
+}
+
 static __always_inline u32 l7_identity_of(const struct l7_addr *addr) {
     if (l7_is_link_local(addr))
         return 0; // anybody on the link can have it: it names no one
@@ -101,4 +125,27 @@ static __always_inline u32 l7_identity_of(const struct l7_addr *addr) {
     key.addr = *addr;
     u32 *identity = l7_identities.lookup(&key);
     return identity ? *identity : 0;
+}
+
+// The identity that a destination is judged by, and the port. The place of the service map: a service's address and port
+// are judged as the backend's; where there is no such service, as they are.
+static __always_inline u32 l7_identity_to(const struct l7_addr *dst, u8 protocol, u16 *port_be) {
+    struct l7_service_key key = {};
+    key.addr = *dst;
+    key.port_be = *port_be;
+    key.protocol = protocol;
+    struct l7_backend *backend = l7_services.lookup(&key);
+    if (!backend)
+        return l7_identity_of(dst);
+    *port_be = backend->port_be;
+    return l7_identity_of(&backend->addr);
+}
+
+// The identity that a source is judged by. The address of this node proves nothing: what comes from elsewhere is
+// masqueraded to it. It counts as the node's own only where a process of the node was seen to open the connection.
+static __always_inline u32 l7_identity_from(const struct l7_addr *src) {
+    u32 identity = l7_identity_of(src);
+    if (identity == L7_ID_HOST || identity == L7_ID_HOST_APISERVER)
+        return l7_is4(src) ? L7_ID_WORLD4 : L7_ID_WORLD6;
+    return identity;
 }

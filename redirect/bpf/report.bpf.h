@@ -1,4 +1,4 @@
-// Counting and reporting refusals.
+// Counting and reporting refusals, and what passed but is worth a record.
 #pragma once
 
 #include "decide.bpf.h"
@@ -15,7 +15,7 @@ static __always_inline void l7_count(u32 code) {
         *count += 1; // per CPU
 }
 
-// Count a refusal and report it, unless its 4-tuple had its records in this window.
+// Count it and report it, unless its 4-tuple had its records in this window.
 static __always_inline void l7_report(struct l7_event *event, u32 limit) {
     l7_count(event->reason);
     u64 now = bpf_ktime_get_ns();
@@ -24,7 +24,8 @@ static __always_inline void l7_report(struct l7_event *event, u32 limit) {
     key.dst = event->dst;
     key.sport = event->sport;
     key.dport = event->dport;
-    key.endpoint_direction = event->endpoint * 2 + event->direction;
+    u32 passed = event->reason == L7_R_WOULD_DENY || event->reason == L7_R_FAIL_OPEN || event->reason == L7_R_NODE_PROBE;
+    key.kind = (u32)event->protocol << 16 | passed << 15 | (event->endpoint * 2 + event->direction);
     struct l7_seen *seen = l7_seen.lookup(&key);
     u64 suppressed = 0;
     if (seen && now - seen->since_ns < L7_WINDOW_NS) {

@@ -6,7 +6,9 @@
 // Refused means SK_DROP, which the kernel answers with a reset (not to a steered IPv4 SYN: its destination is no
 // address of the pod, and the kernel sends nothing from there; l7_connect refuses those before). If no listener is
 // left, agent and workers dead, the answer is the same: fail closed.
-#include "report.bpf.h"
+//
+// UDP that no connected socket takes is judged, too (flows.bpf.h), after l7_gate_in: two gates, either holds.
+#include "flows.bpf.h"
 
 static __always_inline u32 l7_hash(const struct l7_addr *src, u16 sport, u16 dport) {
     u32 h = src->word_be[0] ^ src->word_be[1] ^ src->word_be[2] ^ src->word_be[3] ^ (((u32)sport << 16) | dport);
@@ -39,7 +41,8 @@ static __always_inline u8 l7_assign(struct bpf_sk_lookup *ctx, u32 endpoint, u8 
 }
 
 static __always_inline int l7_lookup(struct bpf_sk_lookup *ctx) {
-    if (ctx->protocol != IPPROTO_TCP)
+    u8 protocol = ctx->protocol;
+    if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
         return SK_PASS;
     u32 zero = 0;
     u32 *asking = l7_asking.lookup(&zero);
@@ -76,20 +79,34 @@ static __always_inline int l7_lookup(struct bpf_sk_lookup *ctx) {
     struct l7_decision said;
     u8 direction;
     u32 identity;
+    int fate = SK_DROP;
 
+    if (protocol == IPPROTO_UDP) {
+        if (ctx->ingress_ifindex == L7_LO_IFINDEX || l7_same(src, dst) || (local_is_us && remote_is_us) ||
+            !(ep->flags & L7_F_INGRESS) || (ep->flags & L7_F_STOPPED))
+            return SK_PASS; // the pod to itself; or the gate has remembered it
+        direction = L7_INGRESS;
+        said = l7_judge_in(ep, src, protocol, bpf_htons(sport), bpf_htons(dport), &identity);
+        if (said.answer == L7_ALLOW)
+            return SK_PASS; // recorded by the gate, if at all
+        goto report;
+    }
     if (ctx->ingress_ifindex == L7_LO_IFINDEX) {
         if (local_is_us)
             return SK_PASS; // the pod to itself, or our own upstream leg: the app's socket is the right one
         // A foreign address on lo: only a mark brings that. The steer mark, or a forged one.
         direction = L7_EGRESS;
-        identity = l7_identity_of(dst);
+        u16 port_be = bpf_htons(dport);
+        identity = l7_identity_to(dst, IPPROTO_TCP, &port_be);
         said.answer = L7_DENY;
         said.reason = L7_R_FORGED_MARK;
+        said.flags = 0;
         if ((ep->flags & L7_F_EGRESS) && !(ep->flags & L7_F_STOPPED)) {
-            said = l7_decide(id, direction, identity, IPPROTO_TCP, bpf_htons(dport));
+            said = l7_decide(id, direction, identity, IPPROTO_TCP, port_be);
             // The worker judges again, so an answer that turned to allow since the connect may go there.
             if (said.answer == L7_ALLOW)
                 said.answer = L7_PROXY;
+            said.flags = 0; // never open: a packet for a foreign address has nowhere to pass to
         }
     } else {
         // By port for every local address: keyed on the pod's address alone, [fe80::...]:80 from the bridge reached the
@@ -100,41 +117,49 @@ static __always_inline int l7_lookup(struct bpf_sk_lookup *ctx) {
         identity = 0;
         said.answer = L7_DENY;
         said.reason = L7_R_FORGED_MARK;
+        said.flags = 0;
         // Our own address to a foreign one: the SYN of a socket that was bound to eth0 after a deferred connect,
         // brought back by redirect/plumbing.py; or a spoofed packet from outside, which IPv6 does not filter.
         if (remote_is_us)
-            goto refuse;
+            goto report;
         if (!(ep->flags & L7_F_INGRESS) || (ep->flags & L7_F_STOPPED))
             return SK_PASS;
         direction = L7_INGRESS;
-        identity = l7_identity_of(src);
+        identity = l7_identity_from(src);
         said = l7_decide(id, direction, identity, IPPROTO_TCP, bpf_htons(dport));
-        if (said.answer == L7_ALLOW)
-            return SK_PASS;
-        if (said.answer == L7_PROXY && (l7_is_link_local(src) || l7_is_link_local(dst))) {
+        if (said.answer == L7_ALLOW) {
+            if (!(said.flags & L7_V_AUDIT))
+                return SK_PASS;
+            said.reason = L7_R_WOULD_DENY;
+            fate = SK_PASS;
+        } else if (said.answer == L7_PROXY && (l7_is_link_local(src) || l7_is_link_local(dst))) {
             // No leg can be dialled for it: a link-local address needs its device, and the leg is bound to lo.
             said.answer = L7_DENY;
             said.reason = L7_R_LINK_LOCAL;
         }
     }
     if (said.answer == L7_PROXY) {
-        // Without a live listener: dropped, fail closed.
+        // Without a live listener: dropped, fail closed, unless the policy says open.
         said.reason = l7_assign(ctx, id, direction, six, l7_hash(src, sport, dport));
         if (said.reason == L7_R_NONE) {
             l7_count(L7_R_STEERED);
             return SK_PASS;
         }
+        if (said.flags & L7_V_FAIL_OPEN) {
+            said.reason = L7_R_FAIL_OPEN;
+            fate = SK_PASS;
+        }
     }
-refuse:
+report:
     event.endpoint = id;
     event.identity = identity;
     event.sport = sport;
     event.dport = dport;
-    event.protocol = IPPROTO_TCP;
+    event.protocol = protocol;
     event.direction = direction;
     event.reason = said.reason;
     l7_report(&event, L7_RECORDS_INGRESS);
-    return SK_DROP;
+    return fate;
 }
 
 int l7_sk_lookup(struct bpf_sk_lookup *ctx) {

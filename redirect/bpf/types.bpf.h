@@ -11,14 +11,28 @@
 #define L7_SLOTS 16
 #define L7_LO_IFINDEX 1 // include/net/flow.h LOOPBACK_IFINDEX: lo is 1 in every netns
 #define L7_SOCK_STREAM 1
+#define L7_SOCK_DGRAM 2
+#define L7_SOCK_RAW 3
+#define L7_PROTO_OTHER 255 // in keys of l7_verdicts: every protocol but TCP and UDP
 #define L7_PROTO_MPTCP 262 // uapi/linux/in.h names it IPPROTO_MPTCP since 5.6
 #define L7_SOL_SOCKET 1    // asm-generic; our targets are x86-64 and arm64
 #define L7_SO_MARK 36
+
+// Identities that the programs know; the numbers are Cilium's where it has one.
+#define L7_ID_HOST 1
+#define L7_ID_WORLD4 9
+#define L7_ID_WORLD6 10
+#define L7_ID_HOST_APISERVER 11
 
 // Flags of an endpoint.
 #define L7_F_INGRESS 1 // ingress is enforced
 #define L7_F_EGRESS 2  // egress is enforced
 #define L7_F_STOPPED 4 // neither is any more, but the rules in the pod still stand: marks are still cleaned
+
+// Flags of a verdict.
+#define L7_V_AUDIT 1     // it passes, and a policy in mode audit would have refused it
+#define L7_V_FAIL_OPEN 2 // proxy; with no listener left it passes
+#define L7_V_EXPLICIT 4  // deny: a deny rule says so, not the absence of an allow
 
 enum l7_direction { L7_INGRESS = 0, L7_EGRESS = 1 };
 
@@ -27,8 +41,8 @@ enum l7_answer { L7_DENY = 0, L7_ALLOW = 1, L7_PROXY = 2 };
 // Why something was refused: append-only, retired codes stay as `unused`. The same number indexes l7_counters.
 enum l7_reason {
     L7_R_NONE = 0,          // not refused
-    L7_R_NO_RULE = 1,       // the direction is enforced and no entry hit
-    L7_R_DENIED = 2,        // an entry hit and says deny
+    L7_R_NO_RULE = 1,       // the direction is enforced and no rule allows it
+    L7_R_DENIED = 2,        // a deny rule hit
     L7_R_NO_LISTENER = 3,   // to be steered, but no worker listens: fail closed
     L7_R_BOUND_DEVICE = 4,  // connect on a socket bound to a device other than lo: would leave past the rules
     L7_R_LINK_LOCAL = 5,    // fe80::/10: the peer has no identity and routing by mark does not hold it
@@ -45,6 +59,13 @@ enum l7_reason {
     L7_R_RAW_PACKET = 14,
     L7_R_BYPASS = 15,      // counter only: an option that would take a packet socket past the gate
     L7_R_BIND_FAILED = 16, // counter only: the app's end of our leg could not be bound to lo
+    // Three that passed, and were reported all the same.
+    L7_R_WOULD_DENY = 17, // a policy in mode audit would have refused it
+    L7_R_FAIL_OPEN = 18,  // to be steered, no worker listens, and the policy says that it passes then
+    L7_R_NODE_PROBE = 19, // a process of this node opened it; the rules alone would not have let it through
+    L7_R_NOT_STEERED = 20, // to be steered, but no TCP: there is no proxy for it
+    L7_R_UNREADABLE = 21,  // a header that cannot be read, or that takes the packet to another destination than it shows
+    L7_R_FORGED_SOURCE = 22, // a datagram from outside that bears the pod's own address
     L7_R_MAX = 32,         // room to grow without a new map layout
 };
 
@@ -65,7 +86,7 @@ struct l7_endpoint {
     struct l7_addr addr6;
 };
 
-// l7_verdicts. The prefix covers all but the port, or all: 80 or 96 bits.
+// l7_verdicts. The prefix covers all before the port, and 0 to 16 leading bits of the port: 80 to 96 bits.
 struct l7_verdict_key {
     u32 prefixlen;
     u32 endpoint;
@@ -77,7 +98,8 @@ struct l7_verdict_key {
 
 struct l7_verdict {
     u8 answer;
-    u8 pad[3];
+    u8 flags; // L7_V_*
+    u8 pad[2];
 };
 
 // l7_identities.
@@ -107,7 +129,7 @@ struct l7_seen_key {
     struct l7_addr dst;
     u16 sport;
     u16 dport;
-    u32 endpoint_direction; // endpoint * 2 + direction
+    u32 kind; // protocol << 16 | 1 << 15 if it passed | endpoint * 2 + direction
 };
 
 struct l7_seen {
@@ -115,4 +137,32 @@ struct l7_seen {
     u64 suppressed;
     u32 records;
     u32 pad;
+};
+
+// l7_services: where the routing of services puts what a service's address and port stand for. Nobody fills it yet.
+struct l7_service_key {
+    struct l7_addr addr;
+    u16 port_be;
+    u8 protocol; // as in l7_verdicts
+    u8 pad;
+};
+
+struct l7_backend {
+    struct l7_addr addr;
+    u16 port_be;
+    u16 pad;
+};
+
+// l7_flows: datagrams that passed lately, by remote end and own port.
+struct l7_flow_key {
+    struct l7_addr remote;
+    u32 endpoint;
+    u16 remote_port_be;
+    u16 local_port_be;
+    u32 protocol;
+};
+
+struct l7_flow {
+    u64 egress_ns; // the last one that the rules of egress let through; 0: none
+    u64 ingress_ns;
 };

@@ -1,11 +1,16 @@
 """lab.yaml: what it means, and what is said about mistakes in it."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from agent.pods.cluster import parse_cluster
+from lab import agents
 from lab.errors import LabError
 from lab.model import MAX_PODS_PER_NODE, LabSpec, PodSpec, default_spec, load_spec, node_names, plan
+from lab.state import PodPort
+from lab.status import NodeStatus, report
 
 
 def test_the_default_lab() -> None:
@@ -50,12 +55,16 @@ def test_a_file_with_everything(tmp_path: Path) -> None:
     file = tmp_path / "lab.yaml"
     file.write_text(
         "nodes: [n1]\npods:\n"
-        "- {name: w, namespace: shop, labels: {a: b}, command: [tulle-web, --port, '81']}\n- name: c\n"
+        "- {name: w, namespace: shop, labels: {a: b}, command: [tulle-web, --port, '81'],"
+        " ports: [{name: http, port: 81}, {name: dns, port: 53, protocol: UDP}]}\n- name: c\n"
+        "namespaces: {shop: {labels: {team: blue}}, none: {}}\n"
     )
     lab = plan("x", load_spec(file), mode="vxlan", agents=True)
     assert lab.pods[0].ref == "shop/w"
     assert lab.pods[0].labels == {"a": "b"}
     assert lab.pods[0].command == ("tulle-web", "--port", "81")
+    assert lab.pods[0].ports == (PodPort("http", 81, "TCP"), PodPort("dns", 53, "UDP"))
+    assert lab.namespaces == {"shop": {"team": "blue"}, "none": {}, "default": {}}
     assert lab.pods[1].ref == "c"
     assert lab.pods[1].labels == {"app": "c"}
     assert lab.pods[1].node == "n1"
@@ -99,3 +108,15 @@ def test_a_subnet_is_not_overfilled(tmp_path: Path) -> None:
     file.write_text("pods:\n" + "".join(f"- name: p{n}\n" for n in range(MAX_PODS_PER_NODE + 1)))
     with pytest.raises(LabError, match="254 pods, its subnet has room for 253"):
         load_spec(file)
+
+
+def test_what_the_lab_tells_of_itself_is_an_inventory() -> None:
+    lab = plan("x", default_spec(), mode="vxlan", agents=True)
+    printed = report(lab, [NodeStatus(node.name, ready=True, revision=3) for node in lab.nodes])
+    for told in (printed, agents.inventory(lab)):
+        cluster = parse_cluster(json.loads(json.dumps(told)))
+        assert [key[1] for key in cluster.pods] == ["frontend", "intruder", "web", "frontend-near"]
+        assert [(port.name, port.port) for port in cluster.pods["default", "web"].ports] == [("http", 80)]
+        assert [node.name for node in cluster.nodes] == ["node-a", "node-b"]
+        assert {"172.30.0.1", "fd00:172:30::1", "10.244.0.1", "10.244.0.0"} <= set(cluster.nodes[0].addresses)
+        assert cluster.namespaces == {"default": {}}

@@ -9,15 +9,27 @@ from hypothesis import strategies as st
 
 from policies import engine
 from policies.engine import Engine, HttpRequest
-from policies.ruleset import DirectionRules, EndpointRules, HeaderMatch, HttpRule, Line, PolicyRef, RuleSet
-from tests.policies.world import ALLOW, DENY, INGRESS, PROXY
+from policies.ruleset import (
+    Answer,
+    Direction,
+    DirectionRules,
+    EndpointRules,
+    HeaderMatch,
+    HttpRule,
+    Line,
+    PolicyRef,
+    RuleSet,
+)
 
+INGRESS, EGRESS = Direction.INGRESS, Direction.EGRESS
+DENY, ALLOW, PROXY = Answer.DENY, Answer.ALLOW, Answer.PROXY
 REF = PolicyRef("CiliumNetworkPolicy", "default", "p")
 
 
 def one_endpoint(*rules: HttpRule, any_port: bool = False) -> RuleSet:
-    line = Line("line", REF, None, rules)
-    ingress = DirectionRules(True, {} if any_port else {80: (line,)}, (line,) if any_port else (), (REF,))
+    first, last = (0, 65535) if any_port else (80, 80)
+    line = Line("line", REF, None, first=first, last=last, http=rules)
+    ingress = DirectionRules(True, True, True, (line,), (REF,))
     return RuleSet(5, {1: EndpointRules(1, "default", "web", {}, ingress, DirectionRules())})
 
 
@@ -72,11 +84,50 @@ def test_forgetting_sites_changes_no_verdict(monkeypatch: pytest.MonkeyPatch) ->
     assert judge.judge_peer(1, 1, 300, 80) is ALLOW
 
 
-def test_one_pattern_is_compiled_once() -> None:
+def test_peers_with_the_same_lines_share_their_tables() -> None:
     judge = Engine(one_endpoint(HttpRule("a", "GET", "/[ab]"), HttpRule("b", "PUT", "/[ab]")))
     for identity in (300, 301):
         assert judge.decide(1, INGRESS, identity, 80, HttpRequest("PUT", "/b")).rule == "b"
-    assert list(judge._matchers) == ["/[ab]"]
+    assert len(judge._tables) == 1
+
+
+def test_what_is_remembered_is_bounded_and_changes_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "MAX_SEEN", 3)
+    rules = one_endpoint(HttpRule("a", "GET", "/[ab].*"), HttpRule("x", path="/ax", deny=True))
+    judge = Engine(rules)
+    for _ in range(3):
+        for path in ("/a", "/ax", "/b", "/c", "/" + "a" * engine.MAX_SEEN_PATH):
+            for method in ("GET", "PUT"):
+                request = HttpRequest(method, path)
+                expected = Engine(rules).decide(1, INGRESS, 300, 80, request)
+                assert judge.decide(1, INGRESS, 300, 80, request) == expected
+                (tables,) = judge._tables.values()
+                assert len(tables._seen) <= 3
+                assert all(len(key[1]) <= engine.MAX_SEEN_PATH for key in tables._seen)
+
+
+def test_rules_on_headers_are_not_remembered() -> None:
+    judge = Engine(one_endpoint(HttpRule("a", path="/a", headers=(HeaderMatch("x", "1"),)), HttpRule("b", path="/b")))
+    assert judge.decide(1, INGRESS, 300, 80, HttpRequest("GET", "/a", "", ((b"x", b"1"),))).allow
+    assert not judge.decide(1, INGRESS, 300, 80, HttpRequest("GET", "/a")).allow
+
+
+def test_tables_of_unchanged_lines_are_taken_over_once() -> None:
+    first = one_endpoint(HttpRule("a", "GET", "/[ab]"))
+    old = Engine(first)
+    old.decide(1, INGRESS, 300, 80, HttpRequest("GET", "/a"))
+    (tables,) = old._tables.values()
+    same = Engine(replace(first, revision=6), old)
+    verdict = same.decide(1, INGRESS, 300, 80, HttpRequest("GET", "/a"))
+    assert list(same._tables.values()) == [tables]
+    assert verdict.permit is not None
+    assert verdict.permit.revision == 6
+    other = Engine(one_endpoint(HttpRule("b", "GET", "/[bc]")), same)
+    assert other.decide(1, INGRESS, 300, 80, HttpRequest("GET", "/a")).rule == engine.DEFAULT_DENY
+    assert other.decide(1, INGRESS, 300, 80, HttpRequest("GET", "/c")).rule == "b"
+    unused = Engine(first, Engine(first, other))
+    unused.decide(1, INGRESS, 300, 80, HttpRequest("GET", "/a"))
+    assert list(unused._tables.values()) != [tables]  # what a revision did not need is forgotten
 
 
 def plainly(rule: HttpRule, request: HttpRequest) -> bool:

@@ -17,7 +17,7 @@ from parsers.http1.events import Http1Limits
 from policies.engine import Permit
 from policies.ruleset import HttpRule
 from proxy.counters import new_counters
-from proxy.events import LegFailure, Timer
+from proxy.events import Layer, LegFailure, Timer
 from proxy.flow import Flow
 from proxy.flow_event import FlowEvent
 from proxy.layers.http1 import Http1Layer
@@ -34,6 +34,7 @@ class ScriptedEdge:
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.layer: Layer | None = None  # the one that was handed over to
         self.downstream_full = False
 
     def _bytes(self, side: str, data: bytes | memoryview) -> None:
@@ -71,6 +72,10 @@ class ScriptedEdge:
     def end_upstream(self) -> None:
         self.said.append("end upstream")
 
+    def hand_over(self, layer: Layer) -> None:
+        self.layer = layer
+        self.said.append("opaque" if layer.opaque else "hand over")
+
     def finish(self, *, linger: bool) -> None:
         self.said.append("finish, linger" if linger else "finish")
 
@@ -89,9 +94,11 @@ class ScriptedEdge:
 class Dialogue:
     """One flow and its script."""
 
-    def __init__(self, *http: HttpRule, opaque: bool = False, limits: Limits | None = None) -> None:
+    def __init__(
+        self, *http: HttpRule, opaque: bool = False, limits: Limits | None = None, audit: bool = False
+    ) -> None:
         self.edge = ScriptedEdge()
-        self.box = PolicyBox(rules(*http, port=PORT, l4=opaque))
+        self.box = PolicyBox(rules(*http, port=PORT, l4=opaque, audit=audit))
         self.counters = new_counters()
         self.flow = Flow(
             self.box,
@@ -103,7 +110,11 @@ class Dialogue:
             ("192.0.2.1", 1000),
             ("192.0.2.2", PORT),
         )
-        self.layer = OpaqueLayer(self.flow, self.edge) if opaque else Http1Layer(self.flow, self.edge, Http1Limits())
+        self.layer: Layer = (
+            OpaqueLayer(self.flow, self.edge)
+            if opaque
+            else Http1Layer(self.flow, self.edge, Http1Limits(), lenient=audit)
+        )
         self.layer.start()
         self.edge.said.clear()
 
@@ -127,7 +138,7 @@ class Dialogue:
             raise AssertionError("\n" + "\n".join(difflib.ndiff(wanted, happened)))
 
     def _happen(self, what: str) -> None:
-        layer = self.layer
+        layer = self.edge.layer or self.layer
         word, _, rest = what.partition(" ")
         text, tilde, count = rest.rpartition("~")
         if tilde and count.isdigit():

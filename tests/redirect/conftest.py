@@ -20,13 +20,18 @@ from redirect.loader import load
 from redirect.plumbing import PodState
 from redirect.sockets import open_listener, prepared_leg
 from redirect.steer import Kernel
-from redirect.types import Answer, Denial, Direction, Flags, VerdictKey
+from redirect.types import Answer, Denial, Direction, Flags, VerdictFlags, VerdictKey
 from tests.redirect.pods import App, Net, Pod, in_cgroup, network, visiting
 
 COPIER = Path(__file__).with_name("copier.py")
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 CLIENT_IDENTITY, SERVER_IDENTITY = 300, 301
 PROXIED, ALLOWED, DENIED, UNNAMED = 80, 81, 82, 83  # what the verdicts of every test say of these ports
+ANSWERS = {
+    PROXIED: (Answer.PROXY, VerdictFlags.NONE),
+    ALLOWED: (Answer.ALLOW, VerdictFlags.NONE),
+    DENIED: (Answer.DENY, VerdictFlags.EXPLICIT),
+}
 
 
 class Steered:
@@ -61,13 +66,13 @@ class Steered:
         """Make ``pod`` an endpoint with the verdicts of the ports above for its peer; returns its id."""
         endpoint, peer = (7, SERVER_IDENTITY) if pod is self.client else (8, CLIENT_IDENTITY)
         self.kernel.set_endpoint(pod.netns.cookie, endpoint, flags, pod.addresses)
-        answers = {PROXIED: Answer.PROXY, ALLOWED: Answer.ALLOW, DENIED: Answer.DENY}
         self.kernel.set_verdicts(
             endpoint,
             {
-                VerdictKey(endpoint, peer, direction, socket.IPPROTO_TCP, port): answer
+                VerdictKey(endpoint, peer, direction, protocol, port): answer
                 for direction in Direction
-                for port, answer in answers.items()
+                for protocol in (socket.IPPROTO_TCP, socket.IPPROTO_UDP)
+                for port, answer in ANSWERS.items()
             },
         )
         self.states[pod.name] = plumbing.protect(pod.netns, pod.addresses, self.states.get(pod.name))

@@ -387,7 +387,7 @@ def test_family_without_a_route_is_not_steered(steered: Steered, family: int) ->
     run("ip", "-n", client.netns_name, *flag, "route", "del", "default")
     endpoint = steered.protect(client, Flags.EGRESS)
     everybody = VerdictKey(endpoint, 0, Direction.EGRESS, socket.IPPROTO_TCP, PROXIED)
-    steered.kernel.set_verdicts(endpoint, {everybody: Answer.PROXY})
+    steered.kernel.set_verdicts(endpoint, {everybody: (Answer.PROXY, 0)})
     steered.app(steered.server, family, PROXIED)
     copier = steered.copier(client, Direction.EGRESS)
     assert client.connect(where, PROXIED)[0] == "ENETUNREACH"

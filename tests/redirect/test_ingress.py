@@ -144,7 +144,7 @@ def test_link_local_neighbour_of_an_any_peer_rule_is_not_proxied(steered: Steere
     endpoint = steered.protect(steered.server, Flags.INGRESS)
     steered.copier(steered.server, Direction.INGRESS)
     key = VerdictKey(endpoint, 0, Direction.INGRESS, socket.IPPROTO_TCP, PROXIED)
-    steered.kernel.set_verdicts(endpoint, {key: Answer.PROXY})
+    steered.kernel.set_verdicts(endpoint, {key: (Answer.PROXY, 0)})
     code = f"""
         s = socket.socket(socket.AF_INET6)
         s.settimeout(3)
@@ -201,8 +201,8 @@ def test_moving_the_local_rule_keeps_an_unbound_leg_from_coming_back_to_us(steer
 def test_listener_dialled_from_outside_is_recognisable(steered: Steered, family: int) -> None:
     """Its original destination is the listener's own port: the worker closes and counts it, never dials it."""
     endpoint = steered.protect(steered.server, Flags.INGRESS)
-    key = VerdictKey(endpoint, 0, Direction.INGRESS, socket.IPPROTO_TCP, 0)
-    steered.kernel.set_verdicts(endpoint, {key: Answer.ALLOW})
+    key = VerdictKey(endpoint, 0, Direction.INGRESS, socket.IPPROTO_TCP, 0, 0)
+    steered.kernel.set_verdicts(endpoint, {key: (Answer.ALLOW, 0)})
     with open_listener(steered.server.netns, Direction.INGRESS, family) as listener:
         port = listener.getsockname()[1]
         assert 20000 <= port < 60000

@@ -27,8 +27,9 @@ pytestmark = pytest.mark.root
 TCP = socket.IPPROTO_TCP
 
 
-def ingress(endpoint: int, identity: int, port: int) -> VerdictKey:
-    return VerdictKey(endpoint, identity, Direction.INGRESS, TCP, port)
+def ingress(endpoint: int, identity: int, port: int, bits: int | None = None) -> VerdictKey:
+    """Port 0 is every port, unless ``bits`` say otherwise."""
+    return VerdictKey(endpoint, identity, Direction.INGRESS, TCP, port, (16 if port else 0) if bits is None else bits)
 
 
 def loader(where: Path, change: str) -> subprocess.CompletedProcess[str]:
@@ -65,7 +66,7 @@ def test_everything_survives_the_agent(steered: Steered, bpffs: Path) -> None:
     assert fresh.endpoints() == {endpoint: Endpoint(endpoint, cookie, Flags.INGRESS, addresses)}
     assert fresh.maps.verdicts(endpoint) == verdicts
     assert [(one.endpoint, one.netns_inode) for one in fresh.attached()] == [(endpoint, steered.server.netns.inode)]
-    assert len(fresh.link_fds()) == 5  # connect4, connect6, the pod's program, its guard and its binder
+    assert len(fresh.link_fds()) == 7  # connect4, connect6, the pod's program, its guard and its binder
     fresh.attach_cgroup(steered.net.cgroup)
     fresh.attach_pod(steered.server.netns, endpoint, addresses)
     assert steered.client.connect(steered.server.ip4, DENIED)[0] == "ECONNREFUSED"
@@ -153,7 +154,7 @@ def test_the_first_that_hits_is_final(steered: Steered, entries: dict[tuple[int,
     """A named peer before any peer, then a port before any port, then deny."""
     endpoint = steered.protect(steered.server, Flags.INGRESS)
     steered.app(steered.server, socket.AF_INET, ALLOWED)
-    steered.kernel.set_verdicts(endpoint, {ingress(endpoint, *key): answer for key, answer in entries.items()})
+    steered.kernel.set_verdicts(endpoint, {ingress(endpoint, *key): (answer, 0) for key, answer in entries.items()})
     assert steered.client.connect(steered.server.ip4, ALLOWED)[0] == expected
 
 
@@ -162,7 +163,7 @@ def test_longest_prefix_names_the_peer(steered: Steered, family: int) -> None:
     steered.app(steered.server, family, ALLOWED)
     own = ipaddress.ip_address(steered.client.address(family))
     everybody = ipaddress.ip_network("::/0" if family == socket.AF_INET6 else "0.0.0.0/0")
-    steered.kernel.set_verdicts(endpoint, {ingress(endpoint, 400, ALLOWED): Answer.ALLOW})
+    steered.kernel.set_verdicts(endpoint, {ingress(endpoint, 400, ALLOWED): (Answer.ALLOW, 0)})
     steered.kernel.set_identities({everybody: 400})
     assert steered.client.connect(steered.server.address(family), ALLOWED)[0] == "ok"
     steered.kernel.set_identities({everybody: 400, ipaddress.ip_network(own): 401})
@@ -177,28 +178,42 @@ def test_only_differences_are_written_and_nothing_opens_meanwhile(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At every step each question gets its old or its new answer."""
-    old = {ingress(5, 0, 0): 1, ingress(5, 0, 80): 2, ingress(5, 300, 80): 1, ingress(5, 301, 0): 1}
-    new = {ingress(5, 0, 0): 0, ingress(5, 300, 80): 1, ingress(5, 300, 0): 2, ingress(5, 302, 81): 0}
+    old = {
+        ingress(5, 0, 0): (1, 0),
+        ingress(5, 0, 80): (2, 2),
+        ingress(5, 300, 80): (1, 0),
+        ingress(5, 301, 0): (1, 0),
+        ingress(5, 303, 80, 14): (1, 0),
+        ingress(5, 303, 82): (0, 4),
+    }
+    new = {
+        ingress(5, 0, 0): (0, 0),
+        ingress(5, 300, 80): (1, 0),
+        ingress(5, 300, 0): (2, 0),
+        ingress(5, 302, 81): (0, 0),
+        ingress(5, 303, 80, 15): (0, 4),
+        ingress(5, 303, 80, 12): (1, 1),
+    }
     kernel.set_verdicts(5, old)
 
-    def answer(entries: dict[VerdictKey, int], identity: int, port: int) -> int:
-        for key in itertools.product((identity, 0), (port, 0)):
-            if (found := entries.get(ingress(5, *key))) is not None:
+    def answer(entries: dict[VerdictKey, tuple[int, int]], identity: int, port: int) -> tuple[int, int]:
+        for peer, bits in itertools.product((identity, 0), range(16, -1, -1)):
+            if (found := entries.get(ingress(5, peer, port >> (16 - bits) << (16 - bits), bits))) is not None:
                 return found
-        return 0
+        return 0, 0
 
-    questions = list(itertools.product((300, 301, 302, 303), (80, 81, 82)))
+    questions = list(itertools.product((300, 301, 302, 303), (79, 80, 81, 82, 83, 84, 95, 96)))
     now = dict(old)
-    steps: list[dict[VerdictKey, int]] = []
+    steps: list[dict[VerdictKey, tuple[int, int]]] = []
     update, delete = libbpf.map_update, libbpf.map_delete
 
     def key_of(raw: object) -> VerdictKey:
         assert isinstance(raw, layout.VerdictKeyC)
-        return ingress(5, raw.identity, socket.ntohs(raw.port_be))
+        return ingress(5, raw.identity, socket.ntohs(raw.port_be), raw.prefixlen - layout.PREFIX_NO_PORT)
 
     def on_update(fd: int, key: object, value: object, what: str) -> None:
         assert isinstance(value, layout.VerdictValue)
-        now[key_of(key)] = value.answer
+        now[key_of(key)] = value.answer, value.flags
         steps.append(dict(now))
         update(fd, key, value, what)
 
@@ -211,7 +226,7 @@ def test_only_differences_are_written_and_nothing_opens_meanwhile(
     monkeypatch.setattr(libbpf, "map_delete", on_delete)
     kernel.set_verdicts(5, new)
     monkeypatch.undo()
-    assert len(steps) == 5  # two new, one changed, two gone; the one that stays is not written
+    assert len(steps) == 9  # four new, one changed, four gone; the one that stays is not written
     for step in steps:
         for question in questions:
             assert answer(step, *question) in (answer(old, *question), answer(new, *question)), (step, question)
@@ -230,8 +245,11 @@ def test_what_cannot_be_is_refused(kernel: Kernel) -> None:
         (lambda: kernel.set_endpoint(2, 5, 1, addresses), "belongs to netns cookie 1"),
         (lambda: kernel.set_endpoint(1, 6, 1, addresses), "is endpoint 5 already"),
         (lambda: kernel.set_endpoint(1, 5, 1, addresses * 2), "more than one IPv4 address"),
-        (lambda: kernel.set_verdicts(5, {ingress(6, 0, 80): 1}), "verdict for endpoint 6"),
-        (lambda: kernel.set_verdicts(5, {ingress(5, 0, 65536): 1}), "out of range"),
+        (lambda: kernel.set_verdicts(5, {ingress(6, 0, 80): (1, 0)}), "verdict for endpoint 6"),
+        (lambda: kernel.set_verdicts(5, {ingress(5, 0, 65536): (1, 0)}), "out of range"),
+        (lambda: kernel.set_verdicts(5, {ingress(5, 0, 80, 17): (1, 0)}), "out of range"),
+        (lambda: kernel.set_verdicts(5, {ingress(5, 0, 81, 15): (1, 0)}), "beyond its 15 bits"),
+        (lambda: kernel.set_verdicts(5, {VerdictKey(5, 0, 0, 132, 0, 0): (1, 0)}), "expected protocol 6, 17 or 255"),
         (lambda: kernel.set_identities({ipaddress.ip_network("10.0.0.0/8"): 0}), "identity 0"),
         (lambda: kernel.set_listener(5, Direction.INGRESS, socket.AF_INET, 16, 0), "slot 16"),
         (lambda: kernel.set_listener(5, Direction.INGRESS, socket.AF_UNIX, 0, 0), "expected AF_INET"),
