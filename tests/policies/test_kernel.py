@@ -20,7 +20,7 @@ from policies.ruleset import (
     RuleSet,
 )
 from tests.policies.documents import texts_of_documents
-from tests.policies.rulesets import IDENTITIES, REF, RANGES, endpoints
+from tests.policies.rulesets import IDENTITIES, RANGES, REF, endpoints
 from tests.policies.world import ALLOW, DENY, INGRESS, PROXY, World
 
 L4_ALL = Line("l4", REF, None)
