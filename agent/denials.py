@@ -1,4 +1,5 @@
-"""The kernel reader: what the hooks refused, as audit records of a stream of their own.
+"""The kernel reader: what the hooks refused, or let pass for a reason worth a record, as audit records of a stream of
+their own.
 
 Refusals wait in a ring buffer that is pinned, so those of the time without an agent are recorded when the next one
 starts; what did not fit in was counted by the kernel and becomes a lost-records record here.
@@ -8,8 +9,9 @@ import asyncio
 import contextlib
 
 from agent.config import Settings
+from agent.decisions import deciding
 from agent.protection import Protector
-from audit.record import facts_from_denial
+from audit.record import FlowFacts, facts_from_denial
 from proxy.records import both_sides, make_writer
 from redirect import steer
 from redirect.denials import DenialReader
@@ -65,22 +67,27 @@ class DenialRecorder:
 
     def _record(self, denial: Denial) -> None:
         rules = self._protector.rules
-        endpoint = rules.endpoints.get(denial.endpoint)
-        selecting = endpoint.direction(denial.direction).policies if endpoint is not None else ()
+        rule, policies = deciding(
+            rules, denial.endpoint, denial.direction, denial.proto, denial.dport, denial.identity, denial.reason
+        )
+        source, destination = (denial.src, denial.sport), (denial.dst, denial.dport)
         self._writer.write(
             facts_from_denial(
                 denial.direction,
-                *both_sides(
-                    rules, denial.endpoint, denial.direction, (denial.src, denial.sport), (denial.dst, denial.dport)
-                ),
-                rule="default-deny",
+                *both_sides(rules, denial.endpoint, denial.direction, source, destination, denial.identity),
+                rule=rule,
                 revision=rules.revision,
                 reason=denial.reason,
-                policies=selecting,
+                policies=policies,
                 suppressed=denial.suppressed,
                 time_ns=denial.time_ns,
+                protocol=denial.proto,
             )
         )
+
+    def write(self, facts: FlowFacts) -> None:
+        """A record of what the agent itself did to a connection."""
+        self._writer.write(facts)
 
     def close(self) -> None:
         """Write out what waits and stop reading."""

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from policies.compile import compile_policies
 from policies.errors import PolicyError, Problem
-from policies.load import Document, duplicates, load_each
+from policies.load import Document, duplicates, load_one
 from policies.policyset import PolicySet
 from policies.source import MAX_BYTES
 
@@ -263,7 +263,7 @@ def _kept_name(key: Key) -> str:
 
 
 def _content(file: Path) -> bytes | None:
-    """What a file holds, to see whether it changed; None where `load_each` will say why it cannot be read."""
+    """What a file holds, to see whether it changed; None where `load_one` will say why it cannot be read."""
     try:
         if not file.is_file():
             return None
@@ -275,7 +275,7 @@ def _content(file: Path) -> bytes | None:
 
 def _load(file: Path) -> tuple[list[InForce], list[Problem]]:
     """The good documents of one file, and what is wrong with the others."""
-    documents, problems = load_each([file])
+    documents, problems = load_one(file)
     good: list[InForce] = []
     for document in documents:
         try:

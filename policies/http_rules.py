@@ -29,7 +29,7 @@ _FEW = 4  # patterns; below this one by one is as quick as a set
 class Entry:
     """One rule ready to match. order: its place among all rules of its table."""
 
-    __slots__ = ("headers", "host", "line", "method", "methods", "order", "path", "plain", "query", "rule")
+    __slots__ = ("headers", "host", "line", "method", "methods", "order", "plain", "query", "rule")
 
     def __init__(self, order: int, line: Line, rule: HttpRule) -> None:
         deny = rule.deny
@@ -42,7 +42,6 @@ class Entry:
         self.host = None if rule.host is None else matcher(rule.host, any_case=deny)
         self.headers = tuple((h.name.encode(), None if h.value is None else h.value.encode(), h) for h in rule.headers)
         self.query = rule.query
-        self.path: Matcher | None = None
         self.plain = self.method is None and self.host is None and not self.headers and not self.query
 
     def fits(self, request: HttpRequest, query: "LazyQuery") -> bool:
@@ -134,11 +133,12 @@ def _denied_host(fits: Matcher, host: str) -> bool:
 class _Patterns:
     """Entries whose path is a pattern that no table holds."""
 
-    __slots__ = ("_any_case", "_entries", "_set")
+    __slots__ = ("_any_case", "_entries", "_matchers", "_set")
 
     def __init__(self, any_case: bool) -> None:
         self._any_case = any_case
         self._entries: list[Entry] = []
+        self._matchers: list[Matcher] = []
         self._set: PatternSet | None = None
 
     def __bool__(self) -> bool:
@@ -149,17 +149,21 @@ class _Patterns:
 
     def matching(self, text: str) -> list[Entry]:
         if len(self._entries) < _FEW:
-            return [entry for entry in self._entries if entry.path is None or entry.path(text)]
+            if len(self._matchers) != len(self._entries):
+                self._matchers = [matcher(text, any_case=self._any_case) for text in self._paths()]
+            return [entry for entry, fits in zip(self._entries, self._matchers, strict=True) if fits(text)]
         if self._set is None:
-            self._set = PatternSet([entry.rule.path or "" for entry in self._entries], any_case=self._any_case)
+            self._set = PatternSet(self._paths(), any_case=self._any_case)
         return [self._entries[index] for index in self._set.matching(text)]
+
+    def _paths(self) -> list[str]:
+        return [entry.rule.path for entry in self._entries if entry.rule.path is not None]
 
 
 class HttpRules:
     """A table of rules that all allow, or all deny."""
 
     __slots__ = (
-        "_acting",
         "_any",
         "_any_by_method",
         "_begins",
@@ -168,6 +172,7 @@ class HttpRules:
         "_prefixes",
         "_templates",
         "_whole",
+        "acting",
         "deny",
         "size",
     )
@@ -176,7 +181,7 @@ class HttpRules:
         self.deny = deny
         self.size = 0
         # one table for each rule with something to do where a header is not as wanted
-        self._acting: list[HttpRules] = []
+        self.acting: list[HttpRules] = []
         self._whole: dict[str, list[Entry]] = {}  # path and query
         self._exact: dict[str, list[Entry]] = {}  # the path alone
         self._prefixes: dict[str, list[Entry]] = {}  # whole segments, without the last slash
@@ -193,7 +198,7 @@ class HttpRules:
                 acting.append((line, rule))
         self._begins = dict(sorted(self._begins.items()))
         if acting:
-            self._acting = [self] if self.size == 1 else [HttpRules([each], deny=deny) for each in acting]
+            self.acting = [self] if self.size == 1 else [HttpRules([each], deny=deny) for each in acting]
 
     def _add(self, entry: Entry) -> None:
         rule = entry.rule
@@ -218,7 +223,6 @@ class HttpRules:
             for text in self._keys((begin,)):
                 self._begins.setdefault(len(text), {}).setdefault(text, []).append(entry)
         else:
-            entry.path = matcher(rule.path, any_case=self.deny)
             self._patterns.add(entry)
 
     def _keys(self, texts: Iterable[str]) -> set[str]:
@@ -257,7 +261,7 @@ class HttpRules:
         proxy runs all rules when one of them has header actions).
         """
         found: dict[HeaderMatch, None] = {}
-        for table in self._acting:
+        for table in self.acting:
             if (entry := table.find(request)) is not None:
                 found.update(dict.fromkeys(entry.mismatches(request)))
         return list(found)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.decisions import decide
+from agent.decisions import deciding
 from policies.ruleset import (
     TCP,
     UDP,
@@ -36,23 +36,22 @@ RULES = RuleSet(
 @pytest.mark.parametrize(
     ("protocol", "port", "identity", "reason", "wanted"),
     [
-        (UDP, 53, 301, "denied", ("DROPPED", "default/d ingressDeny[0].toPorts[0]", (DENY,))),
-        (UDP, 53, 300, "no_rule", ("DROPPED", "default-deny", EVERY)),
-        (1, 0, 300, "no_rule", ("DROPPED", "default-deny", EVERY)),
-        (TCP, 80, 300, "would_deny", ("AUDIT", "default/w ingressDeny[0]", (WATCH,))),
-        (TCP, 80, 302, "fail_open", ("FORWARDED", "default/o ingress[0].toPorts[0]", (OPEN,))),
-        (TCP, 81, 1, "node_probe", ("FORWARDED", "tulle:node-probe", EVERY)),
-        (TCP, 80, 300, "no_rule", ("DROPPED", "default-deny", EVERY)),  # refused before, allowed by now
-        (TCP, 80, 0, "bound_device", ("DROPPED", "default-deny", EVERY)),
+        (UDP, 53, 301, "denied", ("default/d ingressDeny[0].toPorts[0]", (DENY,))),
+        (UDP, 53, 300, "no_rule", ("default-deny", EVERY)),
+        (1, 0, 300, "no_rule", ("default-deny", EVERY)),
+        (TCP, 80, 300, "would_deny", ("default/w ingressDeny[0]", (WATCH,))),
+        (TCP, 80, 302, "fail_open", ("default/o ingress[0].toPorts[0]", (OPEN,))),
+        (TCP, 81, 1, "node_probe", ("tulle:node-probe", EVERY)),
+        (TCP, 80, 300, "no_rule", ("default-deny", EVERY)),  # refused before, allowed by now
+        (TCP, 80, 0, "bound_device", ("default-deny", EVERY)),
     ],
 )
 def test_names_what_decided(
-    protocol: int, port: int, identity: int, reason: str, wanted: tuple[str, str, tuple[PolicyRef, ...]]
+    protocol: int, port: int, identity: int, reason: str, wanted: tuple[str, tuple[PolicyRef, ...]]
 ) -> None:
-    found = decide(RULES, 4, Direction.INGRESS, protocol, port, identity, reason)
-    assert (found.verdict, found.rule, tuple(found.policies)) == wanted
+    rule, policies = deciding(RULES, 4, Direction.INGRESS, protocol, port, identity, reason)
+    assert (rule, tuple(policies)) == wanted
 
 
 def test_an_endpoint_that_is_gone() -> None:
-    found = decide(RULES, 5, Direction.INGRESS, TCP, 80, 300, "no_rule")
-    assert (found.verdict, found.rule, tuple(found.policies)) == ("DROPPED", "default-deny", ())
+    assert deciding(RULES, 5, Direction.INGRESS, TCP, 80, 300, "no_rule") == ("default-deny", ())

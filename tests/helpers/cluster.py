@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lab import names
+
 TULLE = Path(sys.executable).with_name("tulle")
 Record = dict[str, Any]
 """A JSON object of the product's; its shape is what the test is about, so it is not typed further."""
@@ -109,6 +111,15 @@ class Cluster:
     def pods(self) -> dict[str, Record]:
         """`tulle lab status --json`, pods by name."""
         return {pod["name"]: pod for pod in json.loads(self.lab("status", "--json").stdout)["pods"]}
+
+    def node_cgroup(self, node: str) -> Path:
+        """The directory below which everything of a node is."""
+        return names.node_cgroup(self.name, node)
+
+    def record(self) -> Record:
+        """What the lab wrote down of itself."""
+        found: Record = json.loads((self.directory / "lab.json").read_text())
+        return found
 
     def address(self, pod: str, family: str = "ipv4") -> str:
         """A pod's address, from the lab's record; POD as NAME or NAMESPACE/NAME."""

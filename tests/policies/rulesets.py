@@ -1,82 +1,89 @@
-"""Hypothesis: policy texts and rule sets over a small world, small enough that rules meet one another."""
+"""Hypothesis: rule sets over a small world, small enough that rules meet one another."""
 
 from hypothesis import strategies as st
 
-from policies.ruleset import DirectionRules, EndpointRules, HttpRule, Line, PolicyRef
+from policies.ruleset import (
+    ANY_PROTOCOL,
+    MAX_PORT,
+    TCP,
+    UDP,
+    DirectionRules,
+    EndpointRules,
+    HttpRule,
+    KafkaRule,
+    Line,
+    PathKind,
+    PolicyRef,
+)
 
+REF = PolicyRef("CiliumNetworkPolicy", "default", "p")
 PORTS = (80, 81, 443)
-IDENTITIES = (256, 257, 258)
+IDENTITIES = (1, 9, 256, 257, 258, 1 << 24)
+RANGES = ((0, MAX_PORT), (80, 80), (80, 81), (81, 443), (0, 80), (79, 1023), (1024, MAX_PORT), (MAX_PORT, MAX_PORT))
 
 http_rules = st.builds(
     HttpRule,
     st.sampled_from(["h1", "h2"]),
     st.sampled_from([None, "GET", "GET|POST", "P.*"]),
     st.sampled_from([None, "/a", "/a.*", "/[ab]"]),
+) | st.builds(
+    HttpRule,
+    st.sampled_from(["h3", "h4"]),
+    st.sampled_from([None, "GET"]),
+    st.just("/a"),
+    path_kind=st.sampled_from([PathKind.EXACT, PathKind.PREFIX]),
+    deny=st.booleans(),
 )
-lines = st.builds(
-    Line,
-    st.sampled_from(["l1", "l2", "l3"]),
-    st.just(PolicyRef("CiliumNetworkPolicy", "default", "p")),
-    st.none() | st.frozensets(st.sampled_from(IDENTITIES)),
-    st.none() | st.lists(http_rules, max_size=2).map(tuple),
+kafka_rules = st.builds(
+    KafkaRule, st.sampled_from(["k1", "k2"]), topic=st.sampled_from([None, "orders"]), deny=st.booleans()
 )
-some_lines = st.lists(lines, max_size=3).map(tuple)
-directions = st.builds(
-    DirectionRules,
-    st.booleans(),
-    st.dictionaries(st.sampled_from(PORTS), some_lines),
-    some_lines,
-    st.just((PolicyRef("CiliumNetworkPolicy", "default", "p"),)),
-)
+
+
+@st.composite
+def lines(draw: st.DrawFn) -> Line:
+    """One line of any kind that `resolve` can make."""
+    protocol = draw(st.sampled_from([TCP, TCP, UDP, ANY_PROTOCOL]))
+    first, last = (0, MAX_PORT) if protocol == ANY_PROTOCOL else draw(st.sampled_from(RANGES))
+    deny = draw(st.booleans()) and draw(st.booleans())
+    http = kafka = None
+    if protocol == TCP and not deny:
+        http = draw(st.none() | st.lists(http_rules, max_size=2).map(tuple))
+        if http is None:
+            kafka = draw(st.none() | st.none() | st.lists(kafka_rules, max_size=2).map(tuple))
+    return Line(
+        draw(st.sampled_from(["l1", "l2", "l3"])),
+        REF,
+        draw(st.none() | st.frozensets(st.sampled_from((0, *IDENTITIES)))),
+        protocol,
+        first,
+        last,
+        deny,
+        http,
+        kafka,
+        audit=draw(st.booleans()) and draw(st.booleans()),
+        fail_open=draw(st.booleans()),
+    )
+
+
+@st.composite
+def directions(draw: st.DrawFn) -> DirectionRules:
+    """What one endpoint may do in one direction; a default denial that is enforced is one for the audit too."""
+    default_deny = draw(st.booleans())
+    return DirectionRules(
+        draw(st.sampled_from([True, True, True, False])),
+        default_deny,
+        default_deny or draw(st.booleans()),
+        tuple(draw(st.lists(lines(), max_size=5))),
+        (REF,),
+    )
+
+
 endpoints = st.builds(
     EndpointRules,
     st.integers(1, 511),
     st.just("default"),
     st.just("web"),
     st.just({"app": "web"}),
-    directions,
-    directions,
+    directions(),
+    directions(),
 )
-
-# Documents, as the text of one spec each
-selectors = st.sampled_from(
-    [
-        "{}",
-        "{matchLabels: {app: frontend}}",
-        "{matchLabels: {app: intruder}}",
-        "{matchExpressions: [{key: tier, operator: DoesNotExist}]}",
-        "{matchLabels: {io.kubernetes.pod.namespace: other}}",
-    ]
-)
-peers = st.none() | st.lists(selectors, max_size=2).map(", ".join)
-rules_parts = st.sampled_from(
-    ["", ", rules: {http: []}", ", rules: {http: [{method: GET}]}", ", rules: {http: [{path: /a}, {path: '/b.*'}]}"]
-)
-port_entries = st.builds(
-    lambda ports, rules: f"{{ports: [{', '.join(f'{{port: {port}}}' for port in ports)}]{rules}}}",
-    st.sets(st.sampled_from([80, 81]), min_size=1),
-    rules_parts,
-) | st.just("{ports: [{port: 0}]}")
-
-
-@st.composite
-def rules(draw: st.DrawFn) -> tuple[str | None, str | None]:
-    """Peers and toPorts of one rule; None is absent."""
-    entries = draw(st.none() | st.lists(port_entries, min_size=1, max_size=2).map(", ".join))
-    return draw(peers), entries
-
-
-def rule_text(rule: tuple[str | None, str | None], peers_field: str) -> str:
-    who, ports = rule
-    parts = [f"{peers_field}: [{who}]"] if who is not None else []
-    parts += [f"toPorts: [{ports}]"] if ports is not None else []
-    return "{" + ", ".join(parts) + "}"
-
-
-@st.composite
-def specs(draw: st.DrawFn) -> str:
-    """The text of one spec that selects app=web or everything."""
-    selector = draw(st.sampled_from(["{}", "{matchLabels: {app: web}}"]))
-    ingress = [rule_text(rule, "fromEndpoints") for rule in draw(st.lists(rules(), max_size=3))]
-    egress = [rule_text(rule, "toEndpoints") for rule in draw(st.lists(rules(), min_size=not ingress, max_size=2))]
-    return f"endpointSelector: {selector}\ningress: [{', '.join(ingress)}]\negress: [{', '.join(egress)}]"

@@ -3,7 +3,7 @@
 import pytest
 
 from policies.engine import DEFAULT_ALLOW, DEFAULT_DENY, UNKNOWN_ENDPOINT, HttpRequest
-from policies.resolve import selected
+from policies.resolve import selection
 from policies.ruleset import Answer, PolicyRef
 from tests.policies.world import ALLOW, DENY, EGRESS, INGRESS, PODS, PROXY, World, policy
 
@@ -18,14 +18,19 @@ def web(ingress: str, name: str = "p") -> str:
     return policy(f"{WEB}ingress: {ingress}", name)
 
 
+def selected(world: World, pod: str) -> tuple[bool, bool]:
+    """Whether some policy selects the pod for (ingress, egress)."""
+    return selection(world.policies, world.inventory).get((PODS[pod].namespace, PODS[pod].name), (False, False))
+
+
 def test_unselected_is_untouched() -> None:
     world = World(web(f"[{L4}]"))
     assert world.connect("intruder", "frontend", 22) is ALLOW
     verdict = world.ask("intruder", to="frontend")
     assert (verdict.allow, verdict.rule, verdict.policies) == (True, DEFAULT_ALLOW, ())
     assert verdict.reason == "no policy selects the endpoint for ingress"
-    assert selected(world.policies, PODS["web"]) == (True, False)
-    assert selected(world.policies, PODS["frontend"]) == (False, False)
+    assert selected(world, "web") == (True, False)
+    assert selected(world, "frontend") == (False, False)
 
 
 def test_selected_means_default_deny_for_each_peer_and_port() -> None:
@@ -43,7 +48,7 @@ def test_directions_are_separate() -> None:
     assert egress.connect("intruder", "web", 443, EGRESS) is DENY
     assert egress.connect("frontend", "web", 443, EGRESS) is ALLOW
     assert egress.connect("intruder", "web", 80, INGRESS) is ALLOW
-    assert selected(egress.policies, PODS["web"]) == (False, True)
+    assert selected(egress, "web") == (False, True)
 
 
 def test_allows_add_up() -> None:
@@ -134,12 +139,13 @@ def test_from_endpoints_absent_empty_and_all(
     [
         pytest.param("[{}]", id="an empty rule"),
         pytest.param("[{fromEndpoints: []}]", id="no peer, every port"),
+        pytest.param("[{fromEntities: [none]}]", id="an entity that names nobody"),
         pytest.param(f"[{{fromEndpoints: [], toPorts: [{{{TCP80}}}]}}]", id="no peer, one port"),
     ],
 )
 def test_rules_that_allow_nothing_still_select(ingress: str) -> None:
     world = World(web(ingress))
-    assert selected(world.policies, PODS["web"]) == (True, False)
+    assert selected(world, "web") == (True, False)
     assert [world.connect(peer) for peer in ("frontend", "intruder", None)] == [DENY, DENY, DENY]
     # and they take nothing away from what others allow
     both = World(web(ingress, "a"), web(f"[{L4}]", "b"))
@@ -149,7 +155,7 @@ def test_rules_that_allow_nothing_still_select(ingress: str) -> None:
 @pytest.mark.parametrize("ingress", ["", "ingress: []\n"])
 def test_absent_or_empty_direction_is_not_touched(ingress: str) -> None:
     world = World(policy(f"{WEB}{ingress}egress: [{{}}]"))
-    assert selected(world.policies, PODS["web"]) == (False, True)
+    assert selected(world, "web") == (False, True)
     assert world.connect("intruder", "web", 80, INGRESS) is ALLOW
     assert world.connect("intruder", "web", 80, EGRESS) is DENY
 

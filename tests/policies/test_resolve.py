@@ -2,10 +2,11 @@
 
 import pytest
 
-from policies.compile import PolicySet
-from policies.resolve import Inventory, Pod, allocate_identities, identity_key, numbers_of, plain_address, resolve
-from policies.ruleset import Identity
-from tests.policies.world import PODS, World, policy
+from policies.compile import compile_policies
+from policies.policyset import PolicySet
+from policies.resolve import Inventory, Numbers, Pod, allocate, identity_key, plain_address, resolve
+from policies.ruleset import Identity, Reserved
+from tests.policies.world import PODS, World, documents, policy
 
 A = Pod("default", "a", {"app": "a"}, ("10.0.0.1", "fd00::1"), 1)
 B = Pod("default", "b", {"app": "b"}, ("10.0.0.2",))
@@ -16,7 +17,7 @@ def test_equal_namespace_and_labels_are_one_identity() -> None:
     stranger = Pod("other", "a", {"app": "a"}, ("10.0.0.8",))
     rules = resolve(PolicySet(), Inventory((A, twin, stranger, B)), 3)
     assert rules.revision == 3
-    assert rules.identities == {
+    assert {n: identity for n, identity in rules.identities.items() if not identity.reserved} == {
         256: Identity("default", {"app": "a"}, ("default/a", "default/a2")),
         257: Identity("default", {"app": "b"}, ("default/b",)),
         258: Identity("other", {"app": "a"}, ("other/a",)),
@@ -32,25 +33,37 @@ def test_equal_namespace_and_labels_are_one_identity() -> None:
 
 
 def test_numbers_stay_and_are_not_given_to_others() -> None:
-    first = allocate_identities([A, B], {})
-    assert first == {identity_key("default", {"app": "a"}): 256, identity_key("default", {"app": "b"}): 257}
+    first = allocate(PolicySet(), Inventory((A, B)))
+    assert first.pods == {identity_key("default", {"app": "a"}): 256, identity_key("default", {"app": "b"}): 257}
     c = Pod("default", "c", {"app": "c"})
-    second = allocate_identities([c, A], first)
-    assert second == {identity_key("default", {"app": "a"}): 256, identity_key("default", {"app": "c"}): 258}
-    assert allocate_identities([A, B], first) == first
+    second = allocate(PolicySet(), Inventory((c, A)), first)
+    assert second.pods == {identity_key("default", {"app": "a"}): 256, identity_key("default", {"app": "c"}): 258}
+    assert allocate(PolicySet(), Inventory((A, B)), first) == first
 
 
-def test_numbers_of_is_what_was_allocated() -> None:
-    rules = resolve(PolicySet(), Inventory((A, B)), 1)
-    assert numbers_of(rules) == allocate_identities([A, B], {})
-    later = resolve(PolicySet(), Inventory((B,)), 2, numbers_of(rules))
+def test_numbers_of_prefixes_stay_too() -> None:
+    def of(*cidrs: str) -> PolicySet:
+        return compile_policies(
+            documents(policy(f"endpointSelector: {{}}\ningress: [{{fromCIDR: [{', '.join(cidrs)}]}}]"))
+        )
+
+    first = allocate(of("10.0.0.0/8", "192.168.0.0/16"), Inventory())
+    assert first.prefixes == {"10.0.0.0/8": 1 << 24, "192.168.0.0/16": (1 << 24) + 1}
+    second = allocate(of("172.16.0.0/12", "192.168.0.0/16"), Inventory(), first)
+    assert second.prefixes == {"172.16.0.0/12": (1 << 24) + 2, "192.168.0.0/16": (1 << 24) + 1}
+
+
+def test_numbers_survive_being_kept() -> None:
+    numbers = allocate(PolicySet(), Inventory((A, B)))
+    assert Numbers.from_json(numbers.to_json()) == numbers
+    later = resolve(PolicySet(), Inventory((B,)), 2, allocate(PolicySet(), Inventory((B,)), numbers))
     assert later.addresses == {"10.0.0.2": (257, "default/b")}
 
 
 def test_an_address_of_two_pods_belongs_to_nobody() -> None:
     thief = Pod("default", "thief", {"app": "x"}, ("10.0.0.1", "10.0.0.7"))
     addresses = resolve(PolicySet(), Inventory((A, thief)), 1).addresses
-    assert "10.0.0.1" not in addresses
+    assert addresses["10.0.0.1"] == (Reserved.UNKNOWN, "")
     assert addresses["10.0.0.7"][1] == "default/thief"
     assert addresses["fd00::1"][1] == "default/a"
 
@@ -77,7 +90,7 @@ def test_an_inventory_that_cannot_be(pods: tuple[Pod, ...], message: str) -> Non
 
 def test_endpoints_of_one_identity_share_their_rules() -> None:
     text = policy("endpointSelector: {}\ningress: [{toPorts: [{ports: [{port: 80}]}]}]")
-    twin = Pod("default", "web2", {"app": "web"}, (), 9)
+    twin = Pod("default", "web2", {"app": "web"}, (), 9, PODS["web"].ports)
     rules = World(text, pods=[*PODS.values(), twin]).rules
     assert rules.endpoints[9].ingress is rules.endpoints[1].ingress
     assert rules.endpoints[9].name == "web2"
