@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from hypothesis import settings
 from hypothesis import strategies as st
 
 Body = dict[str, Any]
@@ -44,6 +45,8 @@ class Words:
 
 
 WORDS = Words()
+fewer = settings(max_examples=max(20, settings.default.max_examples // 4))
+"""For properties of whole documents, where one example asks hundreds of questions."""
 
 
 class Maker:
