@@ -71,6 +71,7 @@ class Agent:
         self._pool = Pool(settings, self._cgroup / "workers", self._equip, self._kernel.clear_slot)
         self._protector = Protector(settings, self._kernel, self._pool, self._broker)
         self._denials = DenialRecorder(settings, self._kernel, self._protector)
+        self._protector.record = self._denials.write
 
     # -- life
 
@@ -251,6 +252,7 @@ class Agent:
                 due = await self._protector.forget_absent()
                 due |= await self._protector.release_idle()
                 self._known.forget_ended()
+                self._protector.close_late()
             retry += HOUSEKEEPING_S
             if retry >= RETRY_S:
                 due |= self._trouble is not None or self._policies.touched() or self._node_changed()
@@ -287,6 +289,7 @@ class Agent:
     # -- control operations
 
     async def _op_status(self, _: Mapping[str, object]) -> dict[str, object]:
+        uncovered, unlisted = await self._protector.uncovered(LOOK_S)
         return {
             "name": self._settings.node,
             "ready": self._ready and self._trouble is None and len(self._pool.serving) > 0,
@@ -298,6 +301,8 @@ class Agent:
             ],
             "references": self._protector.references,
             "documents": self._documents(),
+            "uncovered": uncovered,
+            "uncovered_unlisted": unlisted,
             "not_covered": NOT_COVERED,
             "trouble": self._trouble,
             "broker": self._broker.pid,
@@ -373,6 +378,8 @@ NOT_COVERED = [
 ]
 """Said in `status` as it is."""
 
+LOOK_S = 0.5
+"""How long a status looks for connections that are not covered; it must come before who asks gives up."""
 UNINSTALL_WAIT_S = 30.0
 """How long `--uninstall` lets live connections go on before it closes them."""
 

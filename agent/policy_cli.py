@@ -177,9 +177,11 @@ def load_policies(paths: Sequence[Path]) -> "PolicySet":
     from policies.compile import compile_policies
     from policies.errors import PolicyError
     from policies.load import load_files
+    from policies.places import with_documents
 
     try:
-        return compile_policies(load_files(policy_files(paths)))
+        documents = load_files(policy_files(paths))
+        return with_documents(compile_policies(documents), documents)
     except PolicyError as error:
         raise _BadInput(str(error)) from error
 
@@ -203,13 +205,14 @@ def _check(options: argparse.Namespace) -> int:
     from policies.compile import compile_policies
     from policies.errors import PolicyError
     from policies.load import load_each
+    from policies.places import with_documents
     from policies.policyset import PolicySet
 
     files = policy_files(options.paths)
     documents, problems = load_each(files)
     findings = [of_problem(problem) for problem in problems]
     try:
-        policies = compile_policies(documents)
+        policies = with_documents(compile_policies(documents), documents)
     except PolicyError as error:
         policies = PolicySet()
         findings += [of_problem(problem) for problem in error.problems]
@@ -404,6 +407,7 @@ def _side(side: "Side") -> dict[str, object]:
         "rule": judgement.rule,
         **_place(side.place),
         "reason": judgement.reason,
+        "selected_by": [{"policy": name, **_place(place)} for name, place in side.selected_by],
         "considered": [
             {"rule": one.rule, **_place(one.place), "matched": one.matched, "why": one.why} for one in side.considered
         ],
@@ -427,6 +431,8 @@ def _print_explanation(report: dict[str, Any]) -> None:
             print(f"{head}: no policy selects it")
             continue
         print(f"{head}: {'allowed' if side['verdict'] == 'allow' else 'denied'} by {_rule(side)}")
+        selecting = [_named(one["policy"], one) for one in side["selected_by"]]
+        print(f"  selected by {', '.join(selecting)}")
         for one in side["considered"]:
             print(f"  {'+' if one['matched'] else '-'} {_rule(one)}")
             print(f"      {one['why']}")
@@ -437,7 +443,10 @@ def _preposition(side: dict[str, Any]) -> str:
 
 
 def _rule(one: dict[str, Any]) -> str:
-    name = one["rule"] or "its request rules"
+    return _named(one["rule"] or "its request rules", one)
+
+
+def _named(name: str, one: dict[str, Any]) -> str:
     return f"{name} ({one['file']}:{one['line']})" if one["file"] else name
 
 

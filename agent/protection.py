@@ -30,6 +30,18 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agent.broker_link import BrokerLink
 from agent.config import Settings
+from agent.covered import (
+    MAX_LISTED,
+    MAX_REMEMBERED,
+    Ends,
+    denied,
+    direct_of,
+    direction_of,
+    ends_of,
+    uncovered,
+    verdict_of,
+)
+from agent.decisions import DEFAULT_DENY
 from agent.errors import AgentError
 from agent.node import OwnNode
 from agent.pods.cluster import Cluster
@@ -37,6 +49,7 @@ from agent.pods.inventory import Pod, PodKey
 from agent.pods.known import boot_id
 from agent.pool import Pool
 from agent.workers import WorkerLink, WorkerLost
+from audit.record import FlowFacts, facts_from_denial
 from policies.inventory import NodeHost
 from policies.kernel import verdict_entries
 from policies.policyset import PolicySet
@@ -44,9 +57,11 @@ from policies.resolve import Numbers, Resolver, allocate, selection, troubles
 from policies.ruleset import EndpointRules, RuleSet
 from policies.wire import encode
 from proxy.channel import MAX_FDS
-from redirect import netns, plumbing, sockets, steer
+from proxy.records import both_sides, peers_of
+from redirect import netns, plumbing, sockdiag, sockets, steer
 from redirect.errors import RedirectError
 from redirect.plumbing import PodState
+from redirect.sockdiag import Live
 from redirect.types import Address, Direction, Flags
 
 log = logging.getLogger("tulle.agent.protection")
@@ -80,6 +95,10 @@ class Protected:
     """What this agent last wrote into the kernel's endpoint map; None when it has not written."""
     judged: EndpointRules | None = None
     """The rules that the verdict entries in the kernel are of; None when this agent has not written them."""
+    older: frozenset[Ends] = frozenset()
+    """Connections that were there when the pod came under policy: what is enforced does not reach them."""
+    close_due: float | None = None
+    """time.monotonic() from which on connections are to be looked for that the rules refuse."""
     unwritten: bool = False
     """The record on disk is older than this."""
     releasing_since: float | None = None
@@ -107,6 +126,7 @@ class _Record(BaseModel):
     plumbing: PodState | None
     enforced: tuple[bool, bool]
     releasing: bool
+    older: tuple[Ends, ...] = ()
 
 
 class Protector:
@@ -136,6 +156,8 @@ class Protector:
         self._boot = boot_id()
         self.protected: dict[PodKey, Protected] = {}
         self.rules = RuleSet()
+        self.record: Callable[[FlowFacts], None] | None = None
+        """Where connections are recorded that a change ends."""
         self.references: list[str] = []
         """What policies name and nobody has."""
 
@@ -189,6 +211,7 @@ class Protector:
             enforced=record.enforced,
             listening=record.enforced,
             releasing_since=time.monotonic() if record.releasing else None,
+            older=frozenset(record.older),
         )
 
     # -- the one way in: make it so
@@ -237,9 +260,11 @@ class Protector:
             rules = self.rules.endpoints[held.id]
             if any(wanted[held.key]) and held.judged is not rules:
                 self._kernel.set_verdicts(held.id, verdict_entries(rules))
-                held.judged = rules
+                held.judged, held.close_due = rules, 0.0
                 await asyncio.sleep(0)
-        self._set_identities()
+        if self._set_identities():
+            for held in self.protected.values():
+                held.close_due = 0.0
         for held in list(self.protected.values()):
             with _trouble_of(held.key, troubles):
                 if any(wanted[held.key]):
@@ -247,6 +272,9 @@ class Protector:
                 elif held.releasing_since is None:
                     await self._detach(held)
             await asyncio.sleep(0)
+        for held in self.protected.values():
+            with _trouble_of(held.key, troubles):
+                self._close_denied(held, again=True)
         if not troubles:
             self._drop_strays()
         troubles += self._write_records()
@@ -305,15 +333,87 @@ class Protector:
         """
         return self._node.look() != self._host
 
-    def _set_identities(self) -> None:
-        """Whom an address belongs to; the kernel takes the longest prefix, so pods and nodes beat every CIDR."""
+    def _set_identities(self) -> bool:
+        """Whom an address belongs to; the kernel takes the longest prefix, so pods and nodes beat every CIDR. Whether
+        that changed."""
         rules = self.rules
         if self._named[0] is rules.addresses and self._named[1] == rules.prefixes:
-            return
+            return False
         numbers = {ip_network(prefix): number for prefix, number in rules.prefixes.items()}
         numbers |= {ip_network(address): number for address, (number, _) in rules.addresses.items()}
         self._kernel.set_identities(numbers)
         self._named = rules.addresses, rules.prefixes
+        return True
+
+    def _close_denied(self, held: Protected, *, again: bool) -> None:
+        """End the connections without a proxy that the rules in force refuse, where a policy wants that.
+
+        again: look once more a moment later, as a handshake that was under way is no connection yet.
+        """
+        rules = self.rules.endpoints.get(held.id)
+        if held.close_due is None or rules is None or held.releasing_since is not None:
+            return
+        if rules.ingress.close_denied or rules.egress.close_denied:
+            peers = peers_of(self.rules)
+            live = direct_of(held.netns, held.addresses, self._settings.worker_uid)
+            for one in denied(rules, peers, live):
+                if sockdiag.destroy(held.netns, one):
+                    self._record_closed(rules, one)
+            held.close_due = time.monotonic() + HANDSHAKE_S if again else None
+        else:
+            held.close_due = None
+
+    def _record_closed(self, rules: EndpointRules, live: Live) -> None:
+        direction = direction_of(live)
+        local, remote = (live.local, live.local_port), (live.remote, live.remote_port)
+        source, destination = (remote, local) if live.inbound else (local, remote)
+        verdict = verdict_of(rules, peers_of(self.rules), live)
+        line = verdict.enforced.line
+        log.info("pod '%s/%s': a connection with %s is ended by a change", rules.namespace, rules.name, live.remote)
+        if self.record is not None:
+            self.record(
+                facts_from_denial(
+                    direction,
+                    *both_sides(self.rules, rules.id, direction, source, destination),
+                    rule=line.name if line is not None else DEFAULT_DENY,
+                    revision=self.rules.revision,
+                    reason="policy_changed",
+                    policies=(line.policy,) if line is not None else rules.direction(direction).policies,
+                )
+            )
+
+    def close_late(self) -> None:
+        """Look again for connections that a change refuses: called several times a second."""
+        for held in self.protected.values():
+            if held.close_due is not None and time.monotonic() > held.close_due:
+                try:
+                    self._close_denied(held, again=False)
+                except (OSError, RedirectError) as error:
+                    log.error("pod '%s/%s': connections that a change refuses may go on: %s", *held.key, error)
+
+    async def uncovered(self, budget_s: float) -> tuple[list[dict[str, object]], int]:
+        """Connections that enforcement does not reach, and how many more there are, as far as could be looked in this
+        time; a pod that could not be looked at counts as one."""
+        found: list[dict[str, object]] = []
+        unlisted = 0
+        deadline = time.monotonic() + budget_s
+        for held in list(self.protected.values()):
+            rules = self.rules.endpoints.get(held.id)
+            if rules is None or held.releasing_since is not None or held.attached is None:
+                continue
+            try:
+                if time.monotonic() > deadline:
+                    unlisted += 1
+                    continue
+                live = direct_of(held.netns, held.addresses, self._settings.worker_uid)
+            except (OSError, RedirectError):  # a pod that is just going
+                continue
+            held.older &= {ends_of(one) for one in live}
+            of_pod = uncovered(rules, peers_of(self.rules), live, held.older)
+            found += of_pod[:MAX_LISTED]
+            unlisted += len(of_pod[MAX_LISTED:])
+            await asyncio.sleep(0)
+        return found, unlisted
 
     def plan(self, policies: PolicySet, revision: int, cluster: Cluster) -> None:
         """Make the rule set that these policies and this cluster give; nothing is in force by it yet.
@@ -396,8 +496,23 @@ class Protector:
             held.attached = held.addresses
         self._set_endpoint(held, wanted)
         if held.enforced != wanted or held.releasing_since is not None:
+            began = _missing(wanted, held.enforced)
             held.enforced, held.releasing_since = wanted, None
+            self._remember_older(held, began)
             self._record(held)
+
+    def _remember_older(self, held: Protected, began: tuple[bool, bool]) -> None:
+        """Connections of a direction that has come under policy just now. Looked at afterwards: one that began in the
+        moment between is called older, and not the other way round."""
+        try:
+            live = direct_of(held.netns, held.addresses, self._settings.worker_uid)
+        except RedirectError as error:  # what is enforced does not hang on it
+            log.warning("pod '%s/%s': connections older than its policy are not known: %s", *held.key, error)
+            return
+        older = [ends_of(one) for one in live if began[direction_of(one)]]
+        if len(older) > MAX_REMEMBERED:
+            log.warning("pod '%s/%s': %d connections older than its policy", *held.key, len(older))
+        held.older |= frozenset(older[:MAX_REMEMBERED])
 
     def _set_endpoint(self, held: Protected, wanted: tuple[bool, bool]) -> None:
         flags = (Flags.INGRESS if wanted[0] else Flags.NONE) | (Flags.EGRESS if wanted[1] else Flags.NONE)
@@ -529,6 +644,7 @@ class Protector:
             plumbing=held.plumbing,
             enforced=held.enforced,
             releasing=held.releasing_since is not None,
+            older=tuple(sorted(held.older)),
         )
         try:
             path.with_suffix(".new").write_text(record.model_dump_json())
@@ -563,6 +679,9 @@ class Protector:
         self._identity_file.with_suffix(".new").rename(self._identity_file)
 
 
+HANDSHAKE_S = 2.0
+"""After a change connections are looked for once more: by then a handshake that was under way has ended, unless its
+segments were lost and sent again."""
 GIVE_UP_S = 10.0
 """How long `--uninstall` tries to clean a pod in which nothing is alive any more."""
 LINGER_S = 1.5

@@ -181,10 +181,12 @@ def facts_from_denial(
     suppressed: int = 0,
     time_ns: int | None = None,
     protocol: int = TCP,
+    explicit: bool = False,
 ) -> FlowFacts:
     """What the kernel did with a connection or datagram (or another end of a connection without a request): Type L3_L4.
 
-    DROPPED, or for the reasons in PASSED the verdict that stands there.
+    DROPPED, or for the reasons in PASSED the verdict that stands there. explicit: a deny rule, `rule`, said no, and not
+    the absence of one that allows.
     """
     return FlowFacts(
         Connection(direction, source, destination, protocol),
@@ -195,4 +197,5 @@ def facts_from_denial(
         policies,
         suppressed=suppressed,
         time_ns=time_ns,
+        drop_reason_desc="POLICY_DENY" if explicit else "POLICY_DENIED",
     )

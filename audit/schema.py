@@ -18,7 +18,8 @@ MAX_LINE: Final = 60_000
 EVENT_DROP: Final = 1  # Cilium pkg/monitor/api: MessageTypeDrop
 EVENT_POLICY_VERDICT: Final = 5  # MessageTypePolicyVerdict
 EVENT_L7: Final = 129  # MessageTypeAccessLog
-POLICY_DENIED: Final = 133  # flow.proto DropReason
+POLICY_DENIED: Final = 133  # flow.proto DropReason: nothing allows it
+POLICY_DENY: Final = 181  # a deny rule names it
 
 
 class Addresses(msgspec.Struct, frozen=True, gc=False):

@@ -28,6 +28,7 @@ MAX_CACHED_POLICIES: Final = 256
 
 _SLOW: Final = "slow"
 _DROP: Final = schema.EventType(schema.EVENT_DROP, schema.POLICY_DENIED)
+_DENY: Final = schema.EventType(schema.EVENT_DROP, schema.POLICY_DENY)
 _PASS: Final = schema.EventType(schema.EVENT_POLICY_VERDICT)
 _PASSED: Final = frozenset({"FORWARDED", "AUDIT"})
 _L7: Final = schema.EventType(schema.EVENT_L7)
@@ -211,6 +212,8 @@ class Writer:
             flow.Type, flow.event_type, flow.Summary = "L3_L4", _DROP, connection.summary
             if facts.verdict in _PASSED:
                 flow.event_type = _PASS
+            elif facts.drop_reason_desc == "POLICY_DENY":
+                flow.event_type = _DENY
         else:
             url, cut = redact.url(request.scheme, request.host, request.target)
             truncated += ("url",) if cut else ()

@@ -3,15 +3,16 @@
 Without an inventory only what the text itself shows is said; with one, also what pods, ports and services prove.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_network
 
 from policies.engine import HttpRequest
 from policies.errors import Problem
 from policies.explain import matches, peer_text, port_text, selector_text, title
 from policies.inventory import Inventory
-from policies.matchers import literals
+from policies.matchers import literals, matcher
 from policies.policyset import CidrPeer, EntityPeer, Grant, Peer, Place, PolicySet, PortSpec, Section, ServicePeer
 from policies.resolve import resolve
 from policies.ruleset import (
@@ -162,10 +163,10 @@ class Checker:
         for section in self._policies.sections:
             if not self._select(section.selector):
                 first = next((g.name for g in (*(section.ingress or ()), *(section.egress or ()))), "")
-                selector = "spec.endpointSelector"
-                if " specs[" in first:
-                    selector = field_of(first).partition(".")[0] + ".endpointSelector"
-                place = self._policies.places.get(first, Place("", 0, 0))
+                word = "podSelector" if section.policy.kind == "NetworkPolicy" else "endpointSelector"
+                selector = f"{field_of(first).partition('.')[0]}.{word}" if " specs[" in first else f"spec.{word}"
+                places = self._policies.places
+                place = places.get(title(section.policy)) or places.get(first, Place("", 0, 0))
                 message = (
                     f"{title(section.policy)} selects no pod: there is none with {selector_text(section.selector)}"
                 )
@@ -332,7 +333,7 @@ def _texts_cover(wide: str | None, narrow: str | None) -> bool:
         return True
     if narrow is None:
         return False
-    inner, outer = literals(narrow), literals(wide)
+    inner, outer = _literals(narrow), _literals(wide)
     return wide == ".*" or (inner is not None and outer is not None and inner <= outer)
 
 
@@ -343,21 +344,36 @@ def _path_covers(wide: HttpRule, narrow: HttpRule) -> bool:
         return False
     if wide.path_kind is PathKind.REGEX and wide.path in (".*", "/.*"):
         return True
-    texts = literals(narrow.path) if narrow.path_kind is PathKind.REGEX else None
+    texts = _literals(narrow.path) if narrow.path_kind is PathKind.REGEX else None
     if texts is not None:
-        alone = HttpRule("", path=wide.path, path_kind=wide.path_kind)
-        return all(matches(alone, HttpRequest("GET", text)) for text in texts)
+        match = _path_matcher(wide.path, wide.path_kind)
+        return all(match(text) for text in texts)
     if wide.path_kind is PathKind.PREFIX and narrow.path_kind in (PathKind.EXACT, PathKind.PREFIX, PathKind.TEMPLATE):
         start = wide.path.rstrip("/")
         return narrow.path == start or narrow.path.startswith(f"{start}/")
     if wide.path_kind is PathKind.REGEX and wide.path.endswith(".*"):
-        start_texts = literals(wide.path[:-2])
+        start_texts = _literals(wide.path[:-2])
         if start_texts is not None and len(start_texts) == 1:
             (text,) = start_texts
             if narrow.path_kind is PathKind.REGEX:
-                return narrow.path.startswith(wide.path[:-2]) and not any(c in narrow.path for c in "|?*{")
+                start = wide.path[:-2]
+                after = narrow.path[len(start) : len(start) + 1]
+                return narrow.path.startswith(start) and "|" not in narrow.path and after not in ("?", "*", "{")
             return narrow.path.startswith(text) and "{" not in text
     return False
+
+
+@lru_cache(maxsize=4096)
+def _literals(pattern: str) -> frozenset[str] | None:
+    return literals(pattern)
+
+
+@lru_cache(maxsize=4096)
+def _path_matcher(path: str, kind: PathKind) -> Callable[[str], bool]:
+    if kind is PathKind.REGEX:
+        return matcher(path)
+    rule = HttpRule("", path=path, path_kind=kind)
+    return lambda text: matches(rule, HttpRequest("GET", text))
 
 
 def _covers_kafka(wide: KafkaRule, narrow: KafkaRule) -> bool:

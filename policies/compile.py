@@ -49,9 +49,9 @@ from policies.ruleset import (
     PolicyRef,
     QueryMatch,
 )
-from policies.selector import NAMESPACE_LABEL, Operator, Requirement, Selector
+from policies.selector import NAMESPACE_LABEL, NAMESPACE_LABELS, Operator, Requirement, Selector
 from policies.tulle import options_of
-from policies.words import NAMESPACE_LABELS, Path, split_header
+from policies.words import Path, split_header
 
 
 @dataclass(frozen=True, slots=True)

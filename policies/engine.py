@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from policies.http_rules import HttpRules
+from policies.http_rules import Entry, HttpRules
 from policies.kafka_rules import KafkaRules
 from policies.requests import HttpRequest, KafkaRequest
 from policies.ruleset import (
@@ -52,6 +52,10 @@ UNKNOWN_ENDPOINT = "unknown-endpoint"
 CONFLICT = "conflicting-rules"  # http and kafka rules for one peer and port
 
 MAX_SITES = 65_536  # about 1 KiB each; past it all are forgotten and worked out anew, so it costs time, never a verdict
+
+# Requests remembered for one set of lines, at most half a megabyte.
+MAX_SEEN = 1024
+MAX_SEEN_PATH = 256
 
 type Protocol = Literal["", "http", "kafka", "conflict"]
 
@@ -102,13 +106,17 @@ class Verdict:
 class Engine:
     """Judges connections and requests by one rule set; build a new one for a new revision.
 
+    previous: the engine of the revision before. Tables of lines that are the same objects in both are taken over when
+    they are first needed, so that an edit costs what it touches.
+
     Not safe for several threads at once; a worker has one.
     """
 
-    __slots__ = ("_sites", "_tables", "revision", "ruleset")
+    __slots__ = ("_inherited", "_sites", "_tables", "revision", "ruleset")
 
-    def __init__(self, ruleset: RuleSet) -> None:
+    def __init__(self, ruleset: RuleSet, previous: "Engine | None" = None) -> None:
         self.ruleset = ruleset
+        self._inherited = {} if previous is None else previous._tables
         self.revision = ruleset.revision
         self._sites: dict[tuple[int, int, int, int, int], _Site] = {}
         self._tables: dict[tuple[int, ...], _Tables] = {}  # by the lines: most peers share them
@@ -226,10 +234,11 @@ class Engine:
             policies = tuple(dict.fromkeys(line.policy for line in judged))
             reason = f"http and kafka rules meet on port {place.port}"
             return _Judge(Verdict(False, reason, CONFLICT, policies, None))
-        key = tuple(map(id, judged))  # the rule set keeps the lines alive
+        # INVARIANT: tables keep their lines alive, so while a table is known by these ids nothing else can have them
+        key = tuple(map(id, judged))
         tables = self._tables.get(key)
         if tables is None:
-            tables = self._tables[key] = _Tables(judged)
+            tables = self._tables[key] = self._inherited.get(key) or _Tables(judged)
         denied = place.denied(f"no {kind} rule for this peer on port {place.port} matched")
         last = place.allowed_by_default() if outcome.fallback else denied
         return _Judge(None, tables, kind, first, last, place)
@@ -264,15 +273,39 @@ class _Place:
 class _Tables:
     """The rules of some lines."""
 
-    __slots__ = ("http_allows", "http_denies", "kafka_allows", "kafka_denies")
+    __slots__ = ("_lines", "_plain", "_seen", "http_allows", "http_denies", "kafka_allows", "kafka_denies")
 
-    def __init__(self, lines: Iterable[Line]) -> None:
+    def __init__(self, lines: list[Line]) -> None:
+        self._lines = lines
         http = [(line, rule) for line in lines for rule in line.http or ()]
         kafka = [(line, rule) for line in lines for rule in line.kafka or ()]
         self.http_denies = HttpRules([each for each in http if each[1].deny], deny=True)
         self.http_allows = HttpRules([each for each in http if not each[1].deny], deny=False)
         self.kafka_denies = KafkaRules([each for each in kafka if each[1].deny], deny=True)
         self.kafka_allows = KafkaRules([each for each in kafka if not each[1].deny], deny=False)
+        # where no rule asks for more than method and path, what was found for them before is found again
+        self._plain = not any(rule.host is not None or rule.headers or rule.query for _, rule in http)
+        self._seen: dict[tuple[str, str], Entry | None] = {}
+
+    def http(self, request: HttpRequest) -> Entry | None:
+        """The rule that decides: the first that denies, or the first that allows."""
+        if not self._plain:
+            return self._find(request)
+        key = (request.method, request.path)
+        try:
+            return self._seen[key]
+        except KeyError:
+            found = self._find(request)
+            if len(request.path) <= MAX_SEEN_PATH:
+                if len(self._seen) >= MAX_SEEN:
+                    self._seen.clear()
+                self._seen[key] = found
+            return found
+
+    def _find(self, request: HttpRequest) -> Entry | None:
+        if self.http_denies.size and (entry := self.http_denies.find(request)) is not None:
+            return entry
+        return self.http_allows.find(request)
 
 
 class _Judge:
@@ -303,15 +336,15 @@ class _Judge:
             raise AssertionError("a judge without a verdict has its tables")
         if self._kind != "http":
             return place.denied("a request that is not Kafka, and the rules are for Kafka")
-        if tables.http_denies.size and (entry := tables.http_denies.find(request)) is not None:
+        entry = tables.http(request)
+        if entry is not None and entry.rule.deny:
             return _denied_by(entry.line, entry.rule)
         if self._first is not None:
             return self._first
-        entry = tables.http_allows.find(request)
         if entry is None:
             return last
-        verdict = self._allowed_by(entry.order, entry.line, entry.rule, place)
-        changes = tables.http_allows.mismatches(request)
+        verdict = self._verdicts.get(entry.order) or self._allowed_by(entry.order, entry.line, entry.rule, place)
+        changes = tables.http_allows.mismatches(request) if tables.http_allows.acting else ()
         return _with_changes(verdict, changes, request) if changes else verdict
 
     def kafka(self, request: KafkaRequest) -> Verdict:

@@ -105,6 +105,8 @@ class Side:
     judgement: Judgement
     place: Place | None
     considered: tuple[Considered, ...]
+    selected_by: tuple[tuple[str, Place | None], ...] = ()
+    """The documents that select it in this direction, by `title`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +327,7 @@ def explain_side(
         judgement,
         policies.places.get(judgement.rule),
         considered,
+        tuple((title(ref), policies.places.get(title(ref))) for ref in rules.policies),
     )
 
 
@@ -352,7 +355,13 @@ def _considered(
             names.setdefault(grant.name, []).append(grant)
         if not names:
             why = f"selects the pod and has no rule that allows anything for {direction.name.lower()}"
-            yield Considered(title(section.policy), None, False, why, audit=section.options.audit)
+            yield Considered(
+                title(section.policy),
+                policies.places.get(title(section.policy)),
+                False,
+                why,
+                audit=section.options.audit,
+            )
         for name, same in names.items():
             yield from _of_grant(policies, name, same, by_name.get(name, []), section, identity, question, peer)
 

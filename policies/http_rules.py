@@ -164,7 +164,6 @@ class HttpRules:
     """A table of rules that all allow, or all deny."""
 
     __slots__ = (
-        "_acting",
         "_any",
         "_any_by_method",
         "_begins",
@@ -173,6 +172,7 @@ class HttpRules:
         "_prefixes",
         "_templates",
         "_whole",
+        "acting",
         "deny",
         "size",
     )
@@ -181,7 +181,7 @@ class HttpRules:
         self.deny = deny
         self.size = 0
         # one table for each rule with something to do where a header is not as wanted
-        self._acting: list[HttpRules] = []
+        self.acting: list[HttpRules] = []
         self._whole: dict[str, list[Entry]] = {}  # path and query
         self._exact: dict[str, list[Entry]] = {}  # the path alone
         self._prefixes: dict[str, list[Entry]] = {}  # whole segments, without the last slash
@@ -198,7 +198,7 @@ class HttpRules:
                 acting.append((line, rule))
         self._begins = dict(sorted(self._begins.items()))
         if acting:
-            self._acting = [self] if self.size == 1 else [HttpRules([each], deny=deny) for each in acting]
+            self.acting = [self] if self.size == 1 else [HttpRules([each], deny=deny) for each in acting]
 
     def _add(self, entry: Entry) -> None:
         rule = entry.rule
@@ -261,7 +261,7 @@ class HttpRules:
         proxy runs all rules when one of them has header actions).
         """
         found: dict[HeaderMatch, None] = {}
-        for table in self._acting:
+        for table in self.acting:
             if (entry := table.find(request)) is not None:
                 found.update(dict.fromkeys(entry.mismatches(request)))
         return list(found)

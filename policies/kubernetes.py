@@ -13,10 +13,9 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from policies.model import Metadata
 from policies.policyset import CidrPeer, Grant, Options, Peer, PortSpec, Section
 from policies.ruleset import ANY_PROTOCOL, TCP, UDP, PolicyRef
-from policies.selector import NAMESPACE_LABEL, Operator, Requirement, Selector
+from policies.selector import NAMESPACE_LABEL, NAMESPACE_LABELS, Operator, Requirement, Selector
 from policies.source import quoted
 from policies.words import (
-    NAMESPACE_LABELS,
     EndPort,
     Path,
     PlainExpression,
@@ -134,7 +133,7 @@ class NetworkPolicySpec(Strict):
     def rules_of(self, direction: str) -> Sequence[NetworkPolicyRule] | None:
         """The rules of "ingress" or "egress"; None: the policy does not touch that direction."""
         rules: Sequence[NetworkPolicyRule] = self.ingress if direction == "ingress" else self.egress
-        types = self.policyTypes or ["Ingress", *(["Egress"] if self.egress else [])]
+        types: set[str] = set(self.policyTypes) or {"Ingress", "Egress" if self.egress else "Ingress"}
         return rules if direction.capitalize() in types else None
 
     def problems(self, path: Path) -> Iterator[Wrong]:
@@ -169,25 +168,29 @@ def section_of(
     model: NetworkPolicy, policy: PolicyRef, title: str, options: Options, places: dict[str, Path]
 ) -> Section:
     """What the policy says; `title` begins the names of its rules, and `places` gets where each stands."""
-    selector = _pods(model.spec.podSelector, policy.namespace)
-    grants: list[tuple[Grant, ...] | None] = []
-    for direction in ("ingress", "egress"):
-        rules = model.spec.rules_of(direction)
-        if rules is None:
-            grants.append(None)
-            continue
-        found: list[Grant] = []
-        for i, rule in enumerate(rules):
-            name = f"{title}{direction}[{i}]"
-            peers = tuple(_peer(peer, policy.namespace) for peer in rule.peers) if rule.peers else None
-            if not rule.ports:
-                places[name] = ("spec", direction, i)
-                found.append(Grant(name, peers))
-            for j, port in enumerate(rule.ports):
-                places[f"{name}.ports[{j}]"] = ("spec", direction, i, "ports", j)
-                found.append(Grant(f"{name}.ports[{j}]", peers, _port_spec(port)))
-        grants.append(tuple(found))
-    return Section(policy, selector, *grants, options=options)
+    ingress, egress = (
+        _grants(model.spec.rules_of(direction), ("spec", direction), f"{title}{direction}", policy.namespace, places)
+        for direction in ("ingress", "egress")
+    )
+    return Section(policy, _pods(model.spec.podSelector, policy.namespace), ingress, egress, options=options)
+
+
+def _grants(
+    rules: Sequence[NetworkPolicyRule] | None, path: Path, title: str, namespace: str, places: dict[str, Path]
+) -> tuple[Grant, ...] | None:
+    if rules is None:
+        return None
+    found: list[Grant] = []
+    for i, rule in enumerate(rules):
+        name, place = f"{title}[{i}]", (*path, i)
+        peers = tuple(_peer(peer, namespace) for peer in rule.peers) if rule.peers else None
+        if not rule.ports:
+            places[name] = place
+            found.append(Grant(name, peers))
+        for j, port in enumerate(rule.ports):
+            places[f"{name}.ports[{j}]"] = (*place, "ports", j)
+            found.append(Grant(f"{name}.ports[{j}]", peers, _port_spec(port)))
+    return tuple(found)
 
 
 def _port_spec(port: NetworkPolicyPort) -> PortSpec:

@@ -132,7 +132,9 @@ def dump(documents: Iterable[Document], *, as_json: bool = False) -> str:
         each.pop("status", None)
     if as_json:
         return "\n---\n".join(json.dumps(each) for each in data) + "\n"
-    return yaml.safe_dump_all(data, sort_keys=False, explicit_start=True, allow_unicode=True, width=120)
+    return yaml.dump_all(
+        data, Dumper=yaml.CSafeDumper, sort_keys=False, explicit_start=True, allow_unicode=True, width=120
+    )
 
 
 def _read(text: str, name: str) -> tuple[list[Document], list[Problem]]:
@@ -263,8 +265,9 @@ def _place(root: Node, path: Sequence[str | int], at_key: bool = False) -> tuple
     node, line, column = root, root.line, root.column
     for i, part in enumerate(path):
         if isinstance(node.value, dict) and isinstance(part, str):
-            # labels are known without their source, and written with it
-            key = next((key for key in (part, f"k8s:{part}", f"any:{part}") if key in node.value), None)
+            key: str | None = part
+            if part not in node.value:  # labels are known without their source, and written with it
+                key = next((each for each in (f"k8s:{part}", f"any:{part}") if each in node.value), None)
             if key is None:
                 break
             key_place = node.keys[key]

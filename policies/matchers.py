@@ -17,8 +17,8 @@ MAX_PROGRAM = 5000  # RE2 instructions, 16 bytes each: 200 alternative paths fit
 # RE2 divides this between the program and the states it remembers while matching; it never passes it.
 _MAX_MEMORY = 1 << 20
 # Patterns of one RE2 set, and its memory: its states grow with the sum of its patterns.
-_SET_SIZE = 500
-_SET_MEMORY = 16 << 20
+_SET_SIZE = 250
+_SET_MEMORY = 32 << 20
 
 # Characters that mean themselves in RE2, and escaped punctuation. Anything else goes to RE2.
 _LITERAL = r"(?:[A-Za-z0-9/_~%&=,;:!@'\"# -]|\\[!-/:-@\[-^`{-~])*"
@@ -121,24 +121,36 @@ class PatternSet:
 
     def __init__(self, patterns: Sequence[str], *, any_case: bool = False) -> None:
         self._any_case = any_case
-        self._chunks: list[tuple[_Set, int, Sequence[str]]] = []
+        self._chunks: list[tuple[_Set | None, int, Sequence[str]]] = []
         self._matchers: dict[str, Matcher] = {}  # compiled when RE2 first gave up: to have them costs more than a set
         for begin in range(0, len(patterns), _SET_SIZE):
-            chunk = patterns[begin : begin + _SET_SIZE]
-            options = _options(any_case=any_case)
-            options.max_mem = _SET_MEMORY
-            made: _Set = re2.Set.FullMatchSet(options)
-            for pattern in chunk:
-                made.Add(pattern.encode())
-            made.Add(b"(?s:.*)")
+            self._add(begin, patterns[begin : begin + _SET_SIZE])
+
+    def _add(self, begin: int, chunk: Sequence[str]) -> None:
+        """One set where it fits into the memory of one, else halves of it."""
+        options = _options(any_case=self._any_case)
+        options.max_mem = _SET_MEMORY
+        made: _Set = re2.Set.FullMatchSet(options)
+        for pattern in chunk:
+            made.Add(pattern.encode())
+        made.Add(b"(?s:.*)")
+        try:
             made.Compile()
-            self._chunks.append((made, begin, chunk))
+        except re2.error:
+            if len(chunk) == 1:
+                self._chunks.append((None, begin, chunk))
+            else:
+                half = len(chunk) // 2
+                self._add(begin, chunk[:half])
+                self._add(begin + half, chunk[half:])
+            return
+        self._chunks.append((made, begin, chunk))
 
     def matching(self, text: str) -> list[int]:
         """Indexes of the patterns that match, in order."""
         found: list[int] = []
         for made, begin, chunk in self._chunks:
-            indexes = sorted(made.Match(text.encode()))
+            indexes = [] if made is None else sorted(made.Match(text.encode()))
             if indexes and indexes[-1] == len(chunk):
                 found += [begin + index for index in indexes[:-1]]
             else:

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from policies.kafka import API_KEYS, ROLES
 from policies.ruleset import MAX_PORT
@@ -84,6 +84,8 @@ class EndpointSelector(Strict):
     @property
     def entity(self) -> str | None:
         """The entity it stands for, when it asks for one reserved label and nothing else."""
+        if not self.matchLabels and not self.matchExpressions:
+            return None
         asked = [*self.keys()]
         if len(asked) != 1 or not asked[0][0].startswith(RESERVED):
             return None
@@ -448,7 +450,8 @@ class Spec(Strict):
         for name, rules in directions:
             for i, rule in enumerate(rules):
                 yield from rule.problems((*path, name, i))
-                for j, entry in enumerate(rule.toPorts or ()):
+                entries: Sequence[PortRule | DenyPortRule] = rule.toPorts or ()
+                for j, entry in enumerate(entries):
                     yield from entry.problems((*path, name, i, "toPorts", j))
         yield from _meeting_kinds(self.ingress, (*path, "ingress"))
         yield from _meeting_kinds(self.egress, (*path, "egress"))
@@ -487,6 +490,9 @@ def _meeting_kinds(rules: Sequence[IngressRule | EgressRule], path: Path) -> Ite
                 yield Wrong((*place, "ports", i), "kafka rules, and http rules of this spec are for this port too")
 
 
+type Annotations = Annotated[dict[str, str], BeforeValidator(lambda given: {} if given is None else given)]
+
+
 class Metadata(BaseModel):
     """Of metadata only name, namespace and our annotations mean anything here; the rest is the API server's."""
 
@@ -494,7 +500,7 @@ class Metadata(BaseModel):
 
     name: ObjectName
     namespace: Namespace = "default"
-    annotations: dict[str, str] = {}
+    annotations: Annotations = {}
 
     @property
     def scope(self) -> str:
@@ -509,7 +515,7 @@ class ClusterMetadata(BaseModel):
 
     name: ObjectName
     namespace: Annotated[None, refused("a cluster-wide policy is in no namespace: leave it out")] = None
-    annotations: dict[str, str] = {}
+    annotations: Annotations = {}
 
     @property
     def scope(self) -> str:

@@ -189,7 +189,16 @@ class _Reader:
         anchors: dict[str, Node | None] = {}
         while self.loader.check_event():
             event = self.loader.get_event()
-            if isinstance(event, yaml.DocumentStartEvent):
+            if isinstance(event, yaml.ScalarEvent):
+                node = self._scalar(event, stack)
+                self._count(1, node.line, node.column)
+                if event.anchor:
+                    anchors[event.anchor] = node
+                if stack and isinstance(stack[-1].node.value, dict) and stack[-1].key is None:
+                    self._key(node, event, stack)
+                else:
+                    root = self._add(node, stack, root)
+            elif isinstance(event, yaml.DocumentStartEvent):
                 start, root, anchors = _mark(event.start_mark).index, None, {}
             elif isinstance(event, yaml.DocumentEndEvent):
                 if root is not None and root.value is not None:
@@ -215,15 +224,6 @@ class _Reader:
                 if done.anchor:
                     anchors[done.anchor] = done.node
                 root = self._add(done.node, stack, root)
-            elif isinstance(event, yaml.ScalarEvent):
-                node = self._scalar(event, stack)
-                self._count(1, node.line, node.column)
-                if event.anchor:
-                    anchors[event.anchor] = node
-                if stack and isinstance(stack[-1].node.value, dict) and stack[-1].key is None:
-                    self._key(node, event, stack)
-                else:
-                    root = self._add(node, stack, root)
             elif isinstance(event, yaml.AliasEvent):
                 line, column = self._place(event)
                 target = anchors.get(event.anchor or "")

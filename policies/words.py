@@ -7,6 +7,7 @@ are never repeated.
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated, Literal, NamedTuple, NoReturn
 
@@ -15,13 +16,12 @@ from pydantic_core import PydanticCustomError
 
 from policies.matchers import PatternError, check_pattern
 from policies.policyset import ENTITIES
-from policies.selector import NAMESPACE_LABEL
+from policies.selector import NAMESPACE_LABEL, NAMESPACE_LABELS
 from policies.source import quoted
 
 type Path = tuple[str | int, ...]
 
 OURS = "tulle.dev"  # the validation context of our own kind: only there do its fields exist
-NAMESPACE_LABELS = "io.cilium.k8s.namespace.labels."  # before a label of the namespace, as Cilium derives them
 RESERVED = "reserved:"  # before the name of an entity, in a peer selector
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -201,9 +201,12 @@ def _entity(text: str) -> str:
     return text
 
 
+_good_pattern = lru_cache(1024)(check_pattern)  # the same few methods and paths stand in thousands of rules
+
+
 def _pattern(text: str) -> str:
     try:
-        check_pattern(text)
+        _good_pattern(text)
     except PatternError as error:
         raise refuse(str(error)) from None
     return text

@@ -10,16 +10,26 @@ _THIS_NODE = frozenset((Reserved.HOST, Reserved.HOST_KUBE_APISERVER))
 class Peers:
     """One rule set's addresses and prefixes, ready to be asked."""
 
-    __slots__ = ("_addresses", "_prefixes")
+    __slots__ = ("_addresses", "_prefixes", "_source")
 
-    def __init__(self, rules: RuleSet) -> None:
+    def __init__(self, rules: RuleSet, previous: "Peers | None" = None) -> None:
+        """previous: that of the rule set before; what is the same object in both is not worked out again.
+
+        Raises:
+            ValueError: a prefix is none.
+        """
         self._addresses = rules.addresses
+        self._source = rules.prefixes
+        # per family, longest prefix first: how far to shift an address, and what it is then looked up in
+        self._prefixes: dict[int, list[tuple[int, dict[int, int]]]]
+        if previous is not None and previous._source is rules.prefixes:
+            self._prefixes = previous._prefixes
+            return
         tables: dict[int, dict[int, dict[int, int]]] = {4: {}, 6: {}}
         for text, identity in rules.prefixes.items():
             network = ip_network(text)
             shift = network.max_prefixlen - network.prefixlen
             tables[network.version].setdefault(shift, {})[int(network.network_address) >> shift] = identity
-        # per family, longest prefix first: how far to shift an address, and what it is then looked up in
         self._prefixes = {version: sorted(by_shift.items()) for version, by_shift in tables.items()}
 
     def find(self, address: str) -> tuple[int, str]:

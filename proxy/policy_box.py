@@ -28,7 +28,7 @@ class PolicyBox:
     def swap(self, engine: Engine) -> None:
         """Put new rules in force. When it returns, every later request is judged by them and opaque flows that they no
         longer allow are closed."""
-        peers = Peers(engine.ruleset)
+        peers = Peers(engine.ruleset, self.peers)
         self.engine = engine
         self.revision = engine.revision
         self.generation += 1

@@ -69,8 +69,8 @@ _RESERVED: Final[dict[int, tuple[str, ...]]] = {
     Reserved.HOST: ("reserved:host",),
     Reserved.REMOTE_NODE: ("reserved:remote-node",),
     Reserved.KUBE_APISERVER: ("reserved:kube-apiserver", "reserved:remote-node"),
-    Reserved.WORLD_IPV4: ("reserved:world-ipv4",),
-    Reserved.WORLD_IPV6: ("reserved:world-ipv6",),
+    Reserved.WORLD_IPV4: ("reserved:world", "reserved:world-ipv4"),
+    Reserved.WORLD_IPV6: ("reserved:world", "reserved:world-ipv6"),
     Reserved.HOST_KUBE_APISERVER: ("reserved:host", "reserved:kube-apiserver"),
 }
 

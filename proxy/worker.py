@@ -6,7 +6,9 @@ connects to it must be root: this agent, the next one after an upgrade, or `tull
 {"name", "node", "uid", "audit": {"directory", "max_bytes", "backups", "stdout"}, "limits": {...}}.
 
     {"op": "rules", "epoch"} + 2 memfds    judge by this rule set (policies.wire) from now on; the other is JSON,
-                                           {endpoint: [path, inode]}: where the pods' network namespaces are
+                                           {endpoint: [path, inode]}: where the pods' network namespaces are. With
+                                           "base" the first is what changed since that epoch, and refused by a worker
+                                           that has another
     {"op": "listeners", "endpoint", "slot", "kinds": [[direction, family], ...]} + sockets   accept on these
     {"op": "remove", "endpoint", "now"}    close the endpoint's listeners and stock; now: its flows too (the pod is
     gone)
@@ -32,7 +34,8 @@ import sys
 from pathlib import Path
 
 from policies.engine import Engine
-from policies.wire import decode
+from policies.ruleset import RuleSet
+from policies.wire import apply_change, decode
 from proxy import channel
 from proxy.confine import confine
 from proxy.records import Recorder
@@ -172,7 +175,7 @@ class Worker:
 
     def _rules(self, message: channel.Message, fds: list[int]) -> None:
         rules_fd, places_fd = fds
-        ruleset = decode(_content(rules_fd))
+        ruleset = self._ruleset(_content(rules_fd), message.get("base"))
         places: dict[str, tuple[str, int]] = json.loads(_content(places_fd))
         channel.close_all(fds)
         fds.clear()
@@ -180,7 +183,14 @@ class Worker:
         self._epoch = int(str(message["epoch"]))
         self._told = True
         self._recorder.names(ruleset)
-        self._server.swap(Engine(ruleset))
+        self._server.swap(Engine(ruleset, self._policy.engine))
+
+    def _ruleset(self, data: bytes, base: object) -> RuleSet:
+        if base is None:
+            return decode(data)
+        if base != self._epoch or not self._told:
+            raise ValueError(f"a change of epoch {base}, this worker has {self._epoch}")
+        return apply_change(self._policy.engine.ruleset, data)
 
     def _listeners(self, endpoint: int, message: channel.Message, fds: list[int]) -> None:
         kinds: list[list[int]] = message["kinds"]  # type: ignore[assignment]  # a wrong shape raises below

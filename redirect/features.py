@@ -139,6 +139,8 @@ def _programs() -> Finding | None:
         ("sk_lookup", libbpf.PROG_SK_LOOKUP, libbpf.SK_LOOKUP),
         ("cgroup/connect4", libbpf.PROG_CGROUP_SOCK_ADDR, libbpf.CGROUP_INET4_CONNECT),
         ("cgroup/connect6", libbpf.PROG_CGROUP_SOCK_ADDR, libbpf.CGROUP_INET6_CONNECT),
+        ("cgroup/sendmsg4", libbpf.PROG_CGROUP_SOCK_ADDR, libbpf.CGROUP_UDP4_SENDMSG),
+        ("cgroup/sendmsg6", libbpf.PROG_CGROUP_SOCK_ADDR, libbpf.CGROUP_UDP6_SENDMSG),
         ("sock_ops", libbpf.PROG_SOCK_OPS, libbpf.CGROUP_SOCK_OPS),
     ):
         try:

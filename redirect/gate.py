@@ -1,20 +1,22 @@
-"""The last gate: a tc program on what leaves the pod's devices (bpf/gate.bpf.c), put in, taken out, and looked for.
+"""The gates: tc programs on what leaves the pod's devices (bpf/gate.bpf.c) and what comes in (bpf/gate_in.bpf.c).
 
-It lives in the pod's netns and ends with it; no link and no pin, because bpf links for tc came with kernel 6.6.
+Put in, taken out, and looked for. They live in the pod's netns and end with it; no link and no pin, because bpf links
+for tc came with kernel 6.6.
 """
 
 from __future__ import annotations
 
 from redirect.netns import Netns
-from redirect.rtnl import Rtnl
+from redirect.rtnl import CLSACT_EGRESS, CLSACT_INGRESS, Rtnl
 
 __all__ = ["present", "put_in", "take_out"]
 
 PREFERENCE = 0x3062  # among a device's filters: the steer mark's number, which nobody else would choose
+PARENTS = (CLSACT_EGRESS, CLSACT_INGRESS)
 
 
-def put_in(netns: Netns, program: int) -> None:
-    """Put the program on every device of the pod but lo, or replace it there.
+def put_in(netns: Netns, egress: int, ingress: int) -> None:
+    """Put the programs on every device of the pod but lo, or replace them there.
 
     Raises:
         RedirectError: the kernel refused.
@@ -22,23 +24,31 @@ def put_in(netns: Netns, program: int) -> None:
     with Rtnl(netns) as rtnl:
         for index in _devices(rtnl).values():
             rtnl.add_clsact(index)
-            rtnl.replace_egress_filter(index, PREFERENCE, program, "l7_gate")
+            # Out first: what it remembers is what comes back.
+            rtnl.replace_filter(index, CLSACT_EGRESS, PREFERENCE, egress, "l7_gate")
+            rtnl.replace_filter(index, CLSACT_INGRESS, PREFERENCE, ingress, "l7_gate_in")
 
 
 def take_out(netns: Netns) -> None:
-    """Take it out; the clsact too where no one else has a filter on it. Idempotent."""
+    """Take them out; the clsact too where no one else has a filter on it. Idempotent."""
     with Rtnl(netns) as rtnl:
         for index in _devices(rtnl).values():
-            if PREFERENCE in rtnl.filters(index):
-                rtnl.del_egress_filter(index, PREFERENCE)
-                if not rtnl.filters(index):
-                    rtnl.del_clsact(index)
+            there = rtnl.filters(index)
+            ours = [parent for parent, preference in there if preference == PREFERENCE]
+            for parent in ours:
+                rtnl.del_filter(index, parent, PREFERENCE)
+            if ours and not rtnl.filters(index):
+                rtnl.del_clsact(index)
 
 
 def present(netns: Netns) -> list[str]:
-    """The devices that have it."""
+    """The devices that have one of them, or both."""
     with Rtnl(netns) as rtnl:
-        return [name for name, index in sorted(_devices(rtnl).items()) if PREFERENCE in rtnl.filters(index)]
+        return [
+            name
+            for name, index in sorted(_devices(rtnl).items())
+            if any(preference == PREFERENCE for _, preference in rtnl.filters(index))
+        ]
 
 
 def _devices(rtnl: Rtnl) -> dict[str, int]:

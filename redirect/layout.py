@@ -56,6 +56,7 @@ REASONS = (
     "node_probe",
     "not_steered",
     "unreadable",
+    "forged_source",
 )
 PASSED = frozenset({"would_deny", "fail_open", "node_probe"})  # reasons of records of what passed
 

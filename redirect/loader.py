@@ -57,6 +57,8 @@ MAPS = (
     "l7_identities",
     "l7_listeners",
     "l7_own_cgroups",
+    "l7_services",
+    "l7_flows",
     "l7_seen",
     "l7_events",
     "l7_counters",
@@ -66,14 +68,17 @@ MAPS = (
 PROGRAMS = (
     ("connect4.bpf.c", "l7_connect4", libbpf.PROG_CGROUP_SOCK_ADDR, libbpf.CGROUP_INET4_CONNECT),
     ("connect6.bpf.c", "l7_connect6", libbpf.PROG_CGROUP_SOCK_ADDR, libbpf.CGROUP_INET6_CONNECT),
+    ("sendmsg4.bpf.c", "l7_sendmsg4", libbpf.PROG_CGROUP_SOCK_ADDR, libbpf.CGROUP_UDP4_SENDMSG),
+    ("sendmsg6.bpf.c", "l7_sendmsg6", libbpf.PROG_CGROUP_SOCK_ADDR, libbpf.CGROUP_UDP6_SENDMSG),
     ("sk_lookup.bpf.c", "l7_sk_lookup", libbpf.PROG_SK_LOOKUP, libbpf.SK_LOOKUP),
     ("gate.bpf.c", "l7_gate", libbpf.PROG_SCHED_CLS, 0),
+    ("gate_in.bpf.c", "l7_gate_in", libbpf.PROG_SCHED_CLS, 0),
     ("setsockopt.bpf.c", "l7_setsockopt", libbpf.PROG_CGROUP_SOCKOPT, libbpf.CGROUP_SETSOCKOPT),
     ("sockops.bpf.c", "l7_sockops", libbpf.PROG_SOCK_OPS, libbpf.CGROUP_SOCK_OPS),
 )
 
 
-PER_POD = {"l7_sk_lookup", "l7_gate"}
+PER_POD = {"l7_sk_lookup", "l7_gate", "l7_gate_in"}
 
 
 class ProgramImage(TypedDict):

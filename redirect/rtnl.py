@@ -21,7 +21,7 @@ from pyroute2.netlink.rtnl.tcmsg import tcmsg  # type: ignore[import-untyped]  #
 from redirect.errors import RedirectError, kernel_error
 from redirect.netns import Netns
 
-__all__ = ["Rtnl"]
+__all__ = ["CLSACT_EGRESS", "CLSACT_INGRESS", "Rtnl"]
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
@@ -98,23 +98,26 @@ class Rtnl:
         fields = {"index": index, "parent": TC_H_CLSACT, "handle": CLSACT_HANDLE}
         self._act(_tc(**fields), RTM_DELQDISC, 0, {errno.ENOENT, errno.EINVAL}, "remove a clsact")
 
-    def replace_egress_filter(self, index: int, preference: int, program: int, name: str) -> None:
-        """Add or replace a BPF program that judges what leaves a device; the program's fd is of this process."""
+    def replace_filter(self, index: int, parent: int, preference: int, program: int, name: str) -> None:
+        """Add or replace a BPF program that judges what leaves a device (CLSACT_EGRESS) or comes in (CLSACT_INGRESS).
+
+        The program's fd is of this process.
+        """
         options = {"attrs": [("TCA_BPF_FD", program), ("TCA_BPF_NAME", name), ("TCA_BPF_FLAGS", BPF_ACT_DIRECT)]}
-        message = _tc(options=options, kind="bpf", **_filter(index, preference))
+        message = _tc(options=options, kind="bpf", **_filter(index, parent, preference))
         self._act(message, RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_REPLACE, set(), "add a filter")
 
-    def del_egress_filter(self, index: int, preference: int) -> None:
+    def del_filter(self, index: int, parent: int, preference: int) -> None:
         """Remove such a program; one that is not there is no error."""
-        message = _tc(kind="bpf", **_filter(index, preference))
+        message = _tc(kind="bpf", **_filter(index, parent, preference))
         self._act(message, RTM_DELTFILTER, 0, {errno.ENOENT, errno.EINVAL}, "remove a filter")
 
-    def filters(self, index: int) -> list[int]:
-        """The preferences of all filters of a device's clsact, both directions."""
-        found: list[int] = []
+    def filters(self, index: int) -> list[tuple[int, int]]:
+        """(parent, preference) of all filters of a device's clsact, both directions."""
+        found: list[tuple[int, int]] = []
         for parent in (CLSACT_INGRESS, CLSACT_EGRESS):
             entries = self._dump(_tc(index=index, parent=parent), RTM_GETTFILTER, tcmsg)
-            found += [one["info"] >> 16 for one in entries if one.get("TCA_OPTIONS")]
+            found += [(parent, one["info"] >> 16) for one in entries if one.get("TCA_OPTIONS")]
         return found
 
     def _act(self, message: Any, kind: int, flags: int, fine: set[int], what: str) -> None:
@@ -194,6 +197,6 @@ def _tc(**fields: object) -> Any:
     return _fill(tcmsg(), "TCA_", fields)
 
 
-def _filter(index: int, preference: int) -> dict[str, object]:
+def _filter(index: int, parent: int, preference: int) -> dict[str, object]:
     info = preference << 16 | socket.htons(ETH_P_ALL)
-    return {"index": index, "parent": CLSACT_EGRESS, "handle": 1, "info": info}
+    return {"index": index, "parent": parent, "handle": 1, "info": info}

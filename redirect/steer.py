@@ -40,7 +40,7 @@ from redirect.types import (
 
 __all__ = ["Answer", "Direction", "Endpoint", "Flags", "Kernel", "VerdictKey"]
 
-CONNECT_HOOKS = ("l7_connect4", "l7_connect6")
+CONNECT_HOOKS = ("l7_connect4", "l7_connect6", "l7_sendmsg4", "l7_sendmsg6")
 POD, GUARD, BINDER = "pod_", "guard_", "binder_"
 
 
@@ -168,11 +168,13 @@ class Kernel:
             self._drop(f"{GUARD}{endpoint}")
             self._drop(f"{BINDER}{endpoint}")
         if gate:
-            program = self._load("l7_gate", endpoint)
+            programs = [self._load("l7_gate", endpoint)]
             try:
-                gate_module.put_in(netns, program)
+                programs.append(self._load("l7_gate_in", endpoint))
+                gate_module.put_in(netns, *programs)
             finally:
-                os.close(program)
+                for program in programs:
+                    os.close(program)
         for other in self.attached():
             if other.netns_inode == netns.inode and other.endpoint != endpoint:
                 self.detach_pod(other.endpoint)

@@ -126,3 +126,26 @@ static __always_inline u32 l7_identity_of(const struct l7_addr *addr) {
     u32 *identity = l7_identities.lookup(&key);
     return identity ? *identity : 0;
 }
+
+// The identity that a destination is judged by, and the port. The place of the service map: a service's address and port
+// are judged as the backend's; where there is no such service, as they are.
+static __always_inline u32 l7_identity_to(const struct l7_addr *dst, u8 protocol, u16 *port_be) {
+    struct l7_service_key key = {};
+    key.addr = *dst;
+    key.port_be = *port_be;
+    key.protocol = protocol;
+    struct l7_backend *backend = l7_services.lookup(&key);
+    if (!backend)
+        return l7_identity_of(dst);
+    *port_be = backend->port_be;
+    return l7_identity_of(&backend->addr);
+}
+
+// The identity that a source is judged by. The address of this node proves nothing: what comes from elsewhere is
+// masqueraded to it. It counts as the node's own only where a process of the node was seen to open the connection.
+static __always_inline u32 l7_identity_from(const struct l7_addr *src) {
+    u32 identity = l7_identity_of(src);
+    if (identity == L7_ID_HOST || identity == L7_ID_HOST_APISERVER)
+        return l7_is4(src) ? L7_ID_WORLD4 : L7_ID_WORLD6;
+    return identity;
+}

@@ -14,6 +14,8 @@ BPF_F_TABLE("lpm_trie", struct l7_identity_key, u32, l7_identities, 262144, BPF_
 BPF_TABLE("sockmap", u32, int, l7_listeners, L7_MAX_ENDPOINTS * 2 * 2 * L7_SLOTS);
 BPF_F_TABLE("hash", u64, u8, l7_own_cgroups, 64, BPF_F_NO_PREALLOC);
 BPF_TABLE("lru_hash", struct l7_seen_key, struct l7_seen, l7_seen, 8192);
+BPF_F_TABLE("hash", struct l7_service_key, struct l7_backend, l7_services, 16384, BPF_F_NO_PREALLOC);
+BPF_TABLE("lru_hash", struct l7_flow_key, struct l7_flow, l7_flows, 65536);
 BPF_RINGBUF_OUTPUT(l7_events, 64);
 BPF_TABLE("percpu_array", u32, u64, l7_counters, L7_R_MAX);
 // Not 0 while l7_gate on this CPU looks a connection up: l7_sk_lookup then says that there is none, and counts nothing.

@@ -6,7 +6,9 @@
 // Refused means SK_DROP, which the kernel answers with a reset (not to a steered IPv4 SYN: its destination is no
 // address of the pod, and the kernel sends nothing from there; l7_connect refuses those before). If no listener is
 // left, agent and workers dead, the answer is the same: fail closed.
-#include "report.bpf.h"
+//
+// UDP that no connected socket takes is judged, too (flows.bpf.h), after l7_gate_in: two gates, either holds.
+#include "flows.bpf.h"
 
 static __always_inline u32 l7_hash(const struct l7_addr *src, u16 sport, u16 dport) {
     u32 h = src->word_be[0] ^ src->word_be[1] ^ src->word_be[2] ^ src->word_be[3] ^ (((u32)sport << 16) | dport);
@@ -39,7 +41,8 @@ static __always_inline u8 l7_assign(struct bpf_sk_lookup *ctx, u32 endpoint, u8 
 }
 
 static __always_inline int l7_lookup(struct bpf_sk_lookup *ctx) {
-    if (ctx->protocol != IPPROTO_TCP)
+    u8 protocol = ctx->protocol;
+    if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
         return SK_PASS;
     u32 zero = 0;
     u32 *asking = l7_asking.lookup(&zero);
@@ -78,17 +81,28 @@ static __always_inline int l7_lookup(struct bpf_sk_lookup *ctx) {
     u32 identity;
     int fate = SK_DROP;
 
+    if (protocol == IPPROTO_UDP) {
+        if (ctx->ingress_ifindex == L7_LO_IFINDEX || l7_same(src, dst) || (local_is_us && remote_is_us) ||
+            !(ep->flags & L7_F_INGRESS) || (ep->flags & L7_F_STOPPED))
+            return SK_PASS; // the pod to itself; or the gate has remembered it
+        direction = L7_INGRESS;
+        said = l7_judge_in(ep, src, protocol, bpf_htons(sport), bpf_htons(dport), &identity);
+        if (said.answer == L7_ALLOW)
+            return SK_PASS; // recorded by the gate, if at all
+        goto report;
+    }
     if (ctx->ingress_ifindex == L7_LO_IFINDEX) {
         if (local_is_us)
             return SK_PASS; // the pod to itself, or our own upstream leg: the app's socket is the right one
         // A foreign address on lo: only a mark brings that. The steer mark, or a forged one.
         direction = L7_EGRESS;
-        identity = l7_identity_of(dst);
+        u16 port_be = bpf_htons(dport);
+        identity = l7_identity_to(dst, IPPROTO_TCP, &port_be);
         said.answer = L7_DENY;
         said.reason = L7_R_FORGED_MARK;
         said.flags = 0;
         if ((ep->flags & L7_F_EGRESS) && !(ep->flags & L7_F_STOPPED)) {
-            said = l7_decide(id, direction, identity, IPPROTO_TCP, bpf_htons(dport));
+            said = l7_decide(id, direction, identity, IPPROTO_TCP, port_be);
             // The worker judges again, so an answer that turned to allow since the connect may go there.
             if (said.answer == L7_ALLOW)
                 said.answer = L7_PROXY;
@@ -111,7 +125,7 @@ static __always_inline int l7_lookup(struct bpf_sk_lookup *ctx) {
         if (!(ep->flags & L7_F_INGRESS) || (ep->flags & L7_F_STOPPED))
             return SK_PASS;
         direction = L7_INGRESS;
-        identity = l7_identity_of(src);
+        identity = l7_identity_from(src);
         said = l7_decide(id, direction, identity, IPPROTO_TCP, bpf_htons(dport));
         if (said.answer == L7_ALLOW) {
             if (!(said.flags & L7_V_AUDIT))
@@ -141,7 +155,7 @@ report:
     event.identity = identity;
     event.sport = sport;
     event.dport = dport;
-    event.protocol = IPPROTO_TCP;
+    event.protocol = protocol;
     event.direction = direction;
     event.reason = said.reason;
     l7_report(&event, L7_RECORDS_INGRESS);

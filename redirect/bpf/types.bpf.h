@@ -18,6 +18,12 @@
 #define L7_SOL_SOCKET 1    // asm-generic; our targets are x86-64 and arm64
 #define L7_SO_MARK 36
 
+// Identities that the programs know; the numbers are Cilium's where it has one.
+#define L7_ID_HOST 1
+#define L7_ID_WORLD4 9
+#define L7_ID_WORLD6 10
+#define L7_ID_HOST_APISERVER 11
+
 // Flags of an endpoint.
 #define L7_F_INGRESS 1 // ingress is enforced
 #define L7_F_EGRESS 2  // egress is enforced
@@ -59,6 +65,7 @@ enum l7_reason {
     L7_R_NODE_PROBE = 19, // a process of this node opened it; the rules alone would not have let it through
     L7_R_NOT_STEERED = 20, // to be steered, but no TCP: there is no proxy for it
     L7_R_UNREADABLE = 21,  // a header that cannot be read, or that takes the packet to another destination than it shows
+    L7_R_FORGED_SOURCE = 22, // a datagram from outside that bears the pod's own address
     L7_R_MAX = 32,         // room to grow without a new map layout
 };
 
@@ -130,4 +137,32 @@ struct l7_seen {
     u64 suppressed;
     u32 records;
     u32 pad;
+};
+
+// l7_services: where the routing of services puts what a service's address and port stand for. Nobody fills it yet.
+struct l7_service_key {
+    struct l7_addr addr;
+    u16 port_be;
+    u8 protocol; // as in l7_verdicts
+    u8 pad;
+};
+
+struct l7_backend {
+    struct l7_addr addr;
+    u16 port_be;
+    u16 pad;
+};
+
+// l7_flows: datagrams that passed lately, by remote end and own port.
+struct l7_flow_key {
+    struct l7_addr remote;
+    u32 endpoint;
+    u16 remote_port_be;
+    u16 local_port_be;
+    u32 protocol;
+};
+
+struct l7_flow {
+    u64 egress_ns; // the last one that the rules of egress let through; 0: none
+    u64 ingress_ns;
 };

@@ -84,6 +84,25 @@ def test_compact_is_the_line_people_know(tmp_path: Path) -> None:
                 suppressed=3,
                 time_ns=CLOCK + 2 * MS,
             ),
+            facts_from_denial(
+                INGRESS,
+                Side("192.0.2.9", 53, 9, reserved=("reserved:world", "reserved:world-ipv4")),
+                WEB,
+                rule="default/web-l4 ingress[0]",
+                revision=1,
+                reason="would_deny",
+                time_ns=CLOCK + 3 * MS,
+                protocol=17,
+            ),
+            facts_from_denial(
+                INGRESS,
+                Side("10.0.0.7", 8, 1 << 24, reserved=("cidr:10.0.0.0/8", "reserved:world")),
+                WEB,
+                rule="default-deny",
+                revision=1,
+                time_ns=CLOCK + 4 * MS,
+                protocol=255,
+            ),
         ],
     )
     lines, err = show({"node-b": tmp_path / "node-b"})
@@ -95,6 +114,10 @@ def test_compact_is_the_line_people_know(tmp_path: Path) -> None:
         "reason allowed by default/web-l7 ingress[0].toPorts[0].http[0]",
         "Nov 23 17:00:00.125: [fd00::9]:4000 (unknown) -> default/web:80 (ID:257) connection DROPPED (TCP) "
         "rule default-deny reason policy denied and 3 more like it",
+        "Nov 23 17:00:00.126: 192.0.2.9:53 (world) -> default/web:80 (ID:257) connection AUDIT (UDP) "
+        "rule default/web-l4 ingress[0] reason would_deny",
+        "Nov 23 17:00:00.127: 10.0.0.7 (cidr:10.0.0.0/8) -> default/web (ID:257) connection DROPPED (other) "
+        "rule default-deny reason policy denied",
     ]
     assert err == ""
 

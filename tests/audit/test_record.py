@@ -14,6 +14,7 @@ from audit.record import (
     ERROR,
     FORWARDED,
     INGRESS,
+    OTHER,
     Connection,
     FlowFacts,
     Request,
@@ -100,6 +101,44 @@ def test_golden_request() -> None:
             "endpoint": "default/web",
         },
     }
+
+
+WORLD = Side("192.0.2.9", 5353, 9, reserved=("reserved:world", "reserved:world-ipv4"))
+
+
+def test_udp_and_other_protocols() -> None:
+    record = flow(written(facts_from_denial(INGRESS, WORLD, WEB, rule="r", revision=4, protocol=17)))
+    assert (record["l4"], record["Summary"]) == ({"UDP": {"source_port": 5353, "destination_port": 80}}, "UDP")
+    other = flow(written(facts_from_denial(INGRESS, WORLD, WEB, rule="r", revision=4, protocol=OTHER)))
+    assert "l4" not in other
+    assert other["Summary"] == "other"
+    reply = FlowFacts(Connection(INGRESS, WORLD, WEB, 17), FORWARDED, "x", "r", 1, is_reply=True)
+    assert flow(written(reply))["l4"] == {"UDP": {"source_port": 80, "destination_port": 5353}}
+
+
+def test_peers_that_are_no_pods_have_reserved_labels() -> None:
+    record = flow(written(facts_from_denial(INGRESS, WORLD, WEB, rule="r", revision=4)))
+    assert record["source"] == {"identity": 9, "labels": ["reserved:world", "reserved:world-ipv4"]}
+    cidr = Side("10.0.0.1", 1, 1 << 24, reserved=("cidr:10.0.0.0/8", "reserved:world"))
+    record = flow(written(facts_from_denial(EGRESS, WEB, cidr, rule="r", revision=4)))
+    assert record["destination"] == {"identity": 1 << 24, "labels": ["cidr:10.0.0.0/8", "reserved:world"]}
+
+
+@pytest.mark.parametrize(
+    ("reason", "verdict"), [("would_deny", AUDIT), ("node_probe", FORWARDED), ("fail_open", FORWARDED)]
+)
+def test_what_the_kernel_let_pass(reason: str, verdict: str) -> None:
+    facts = facts_from_denial(INGRESS, WORLD, WEB, rule="r", revision=4, reason=reason, policies=(Policy(),))
+    record = flow(written(facts))
+    assert record["verdict"] == verdict
+    assert record["event_type"] == {"type": 5}
+    assert "drop_reason_desc" not in record
+    assert ("ingress_denied_by" in record) is (verdict == AUDIT)
+
+
+def test_a_deny_rule_is_not_the_absence_of_a_rule() -> None:
+    record = flow(written(facts_from_denial(INGRESS, WORLD, WEB, rule="no", revision=4, explicit=True)))
+    assert (record["drop_reason_desc"], record["event_type"]) == ("POLICY_DENY", {"type": 1, "sub_type": 181})
 
 
 def test_golden_denial_of_a_connection() -> None:

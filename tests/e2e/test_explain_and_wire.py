@@ -1,7 +1,7 @@
 """What `tulle policy explain` says is what a real connection gets: random documents, random requests.
 
-`explain` is the oracle, the wire is the proof. The documents are of the whole language. TULLE_SEED chooses the run; it is
-printed, and in every failure.
+`explain` is the oracle, the wire is the proof. The documents are of the whole language. TULLE_SEED chooses the run; it
+is printed, and in every failure.
 """
 
 import json
@@ -73,7 +73,7 @@ TARGETS = (
     "GET /ab",
     "POST /a/b?k",
 )
-HEADERS = ([], [], ["X-Key: 1"], ["X-Key: 2"])
+HEADERS: tuple[tuple[str, ...], ...] = ((), (), ("X-Key: 1",), ("X-Key: 2",))
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,8 @@ path = sys.argv[3] if len(sys.argv) > 3 else "/x"
 try:
     with socket.create_connection((host, port), timeout=2) as s:
         s.sendall(f"GET {path} HTTP/1.1\\r\\nHost: web\\r\\nConnection: close\\r\\n\\r\\n".encode())
-        print(s.recv(65536).split(b" ", 2)[1].decode())
+        answer = s.recv(65536)
+        print(answer.split(b" ", 2)[1].decode() if answer else "closed")
 except TimeoutError:
     print("silence")
 except (ConnectionRefusedError, ConnectionResetError):

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import yaml
@@ -45,7 +46,8 @@ class Words:
 
 
 WORDS = Words()
-fewer = settings(max_examples=max(20, settings.default.max_examples // 4))
+_PROFILE = settings.default or settings()
+fewer = settings(max_examples=max(20, _PROFILE.max_examples // 4))
 """For properties of whole documents, where one example asks hundreds of questions."""
 
 
@@ -103,9 +105,9 @@ class Maker:
         """A Cilium spec that says something."""
         spec: Body = {"endpointSelector": self.selector(namespaces=clusterwide)}
         for direction in self._choose([["ingress"], ["ingress"], ["egress"], ["ingress", "egress"]]):
-            spec[direction] = self.several(lambda d=direction: self.rule(d, l7, tulle), 1, 2)
+            spec[direction] = self.several(partial(self.rule, direction, l7, tulle), 1, 2)
             if self.chance(3):
-                spec[f"{direction}Deny"] = self.several(lambda d=direction: self.deny_rule(d), 1, 1)
+                spec[f"{direction}Deny"] = self.several(partial(self.deny_rule, direction), 1, 1)
             if self.chance(8):
                 spec["enableDefaultDeny"] = {direction: self.chance()}
         return spec
@@ -233,7 +235,7 @@ class Maker:
             spec["policyTypes"] = types
         for direction, peers in (("ingress", "from"), ("egress", "to")):
             if direction.capitalize() in (types or ["Ingress"]):
-                spec[direction] = self.several(lambda p=peers: self.kubernetes_rule(p), 0, 2)
+                spec[direction] = self.several(partial(self.kubernetes_rule, peers), 0, 2)
         return spec
 
     def kubernetes_rule(self, peers: str) -> Body:

@@ -91,6 +91,45 @@ def test_peers_with_the_same_lines_share_their_tables() -> None:
     assert len(judge._tables) == 1
 
 
+def test_what_is_remembered_is_bounded_and_changes_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "MAX_SEEN", 3)
+    rules = one_endpoint(HttpRule("a", "GET", "/[ab].*"), HttpRule("x", path="/ax", deny=True))
+    judge = Engine(rules)
+    for _ in range(3):
+        for path in ("/a", "/ax", "/b", "/c", "/" + "a" * engine.MAX_SEEN_PATH):
+            for method in ("GET", "PUT"):
+                request = HttpRequest(method, path)
+                expected = Engine(rules).decide(1, INGRESS, 300, 80, request)
+                assert judge.decide(1, INGRESS, 300, 80, request) == expected
+                (tables,) = judge._tables.values()
+                assert len(tables._seen) <= 3
+                assert all(len(key[1]) <= engine.MAX_SEEN_PATH for key in tables._seen)
+
+
+def test_rules_on_headers_are_not_remembered() -> None:
+    judge = Engine(one_endpoint(HttpRule("a", path="/a", headers=(HeaderMatch("x", "1"),)), HttpRule("b", path="/b")))
+    assert judge.decide(1, INGRESS, 300, 80, HttpRequest("GET", "/a", "", ((b"x", b"1"),))).allow
+    assert not judge.decide(1, INGRESS, 300, 80, HttpRequest("GET", "/a")).allow
+
+
+def test_tables_of_unchanged_lines_are_taken_over_once() -> None:
+    first = one_endpoint(HttpRule("a", "GET", "/[ab]"))
+    old = Engine(first)
+    old.decide(1, INGRESS, 300, 80, HttpRequest("GET", "/a"))
+    (tables,) = old._tables.values()
+    same = Engine(replace(first, revision=6), old)
+    verdict = same.decide(1, INGRESS, 300, 80, HttpRequest("GET", "/a"))
+    assert list(same._tables.values()) == [tables]
+    assert verdict.permit is not None
+    assert verdict.permit.revision == 6
+    other = Engine(one_endpoint(HttpRule("b", "GET", "/[bc]")), same)
+    assert other.decide(1, INGRESS, 300, 80, HttpRequest("GET", "/a")).rule == engine.DEFAULT_DENY
+    assert other.decide(1, INGRESS, 300, 80, HttpRequest("GET", "/c")).rule == "b"
+    unused = Engine(first, Engine(first, other))
+    unused.decide(1, INGRESS, 300, 80, HttpRequest("GET", "/a"))
+    assert list(unused._tables.values()) != [tables]  # what a revision did not need is forgotten
+
+
 def plainly(rule: HttpRule, request: HttpRequest) -> bool:
     """What a rule means, without any of the engine's short cuts."""
     fields = [(rule.method, request.method), (rule.path, request.path), (rule.host, request.host)]

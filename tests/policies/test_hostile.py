@@ -5,11 +5,12 @@ suite's time-out would end the test.
 """
 
 import tracemalloc
+from pathlib import Path
 
 import pytest
 
 from policies.errors import PolicyError
-from policies.load import load_text
+from policies.load import load_each, load_text
 from policies.matchers import matcher
 from policies.source import MAX_BYTES, MAX_DEPTH, MAX_NODES
 from tests.policies.texts import compiled, policy
@@ -51,6 +52,42 @@ def test_bomb_of_aliases() -> None:
     assert peak < 4 << 20
 
 
+def test_many_documents_of_aliases_beside_one_that_is_broken() -> None:
+    """What is read document by document is bounded as a whole, as what is read at once."""
+    one = "---\na: &a [" + "x," * 300 + "]\nb: [" + "*a," * 300 + "]\n"
+    assert len(one * 10) < 20_000
+    tracemalloc.start()
+    try:
+        message = refused("a: [\n" + one * 10)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert message == "not YAML: did not find expected node content"
+    assert peak < 16 << 20
+
+
+def test_a_hostile_document_takes_no_other_with_it(tmp_path: Path) -> None:
+    bomb = "a: &a [" + "x," * 400 + "]\nb: [" + "*a," * 400 + "]\n"
+    good = policy("endpointSelector: {}\ningress: [{}]", "good")
+    (tmp_path / "a.yaml").write_text(f"{good}---\n{bomb}---\n{good.replace('good', 'other')}")
+    (tmp_path / "b.yaml").write_text("x" * 10_000_000)
+    documents, problems = load_each(tmp_path.iterdir())
+    assert [each.name for each in documents] == ["good", "other"]
+    assert [each.message.split(",")[0] for each in problems] == [
+        f"more than {MAX_NODES} values",
+        f"larger than {MAX_BYTES} bytes",
+    ]
+
+
+def test_thousands_of_labels_and_peers() -> None:
+    labels = ",".join(f"a{n}: b" for n in range(10_000))
+    assert compiled(policy(f"endpointSelector: {{matchLabels: {{{labels}}}}}\ningress: [{{}}]")).sections
+    cidrs = ",".join(f"10.{n >> 8 & 255}.{n & 255}.0/24" for n in range(10_000))
+    found = compiled(policy(f"endpointSelector: {{}}\ningress: [{{fromCIDR: [{cidrs}]}}]")).sections[0].ingress
+    assert found is not None
+    assert len(found[0].peers or ()) == 10_000
+
+
 def test_alias_as_a_key() -> None:
     assert refused("&a a: b\n*a : c") == "a key must be text, not an alias"
 
@@ -69,11 +106,9 @@ def test_ten_thousand_rules_load() -> None:
     text = policy(
         f"endpointSelector: {{}}\ningress: [{{toPorts: [{{ports: [{{port: 80}}], rules: {{http: [{rules}]}}}}]}}]"
     )
-    spec = load_text(text, "f")[0].model.spec
-    assert spec is not None
-    assert spec.ingress[0].toPorts is not None
-    assert spec.ingress[0].toPorts[0].rules is not None
-    assert len(spec.ingress[0].toPorts[0].rules.http or ()) == 10_000
+    ingress = compiled(text).sections[0].ingress
+    assert ingress is not None
+    assert len(ingress[0].http or ()) == 10_000
 
 
 def test_numbers_too_long_to_convert() -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from policies.errors import PolicyError, Problem
-from policies.load import MAX_PROBLEMS, load_files, load_text
-from tests.policies.texts import HEAD, policy
+from policies.load import MAX_PROBLEMS, Document, load_each, load_files, load_text
+from policies.model import Spec
+from tests.policies.texts import CLUSTER, HEAD, KUBERNETES, OURS, policy
 
 RULE = "endpointSelector: {}\ningress:\n- toPorts:\n  - ports: [{port: 80}]\n    rules:\n      http:\n"
 
@@ -21,6 +22,12 @@ def errors(text: str) -> list[str]:
 def spec_error(spec: str) -> str:
     (message,) = errors(policy(spec))
     return message.removeprefix("f.yaml:")
+
+
+def spec_of(document: Document) -> Spec:
+    spec = document.model.spec
+    assert isinstance(spec, Spec)
+    return spec
 
 
 def test_a_good_document_says_who_it_is() -> None:
@@ -51,12 +58,11 @@ def test_namespace_is_default_when_absent() -> None:
 def test_json_is_accepted() -> None:
     text = """{
 \t"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy",
-\t"metadata": {"name": "a", "creationTimestamp": null, "labels": {"x": "y"}, "annotations": {"n": "1"}},
+\t"metadata": {"name": "a", "creationTimestamp": null, "labels": {"x": "y"}, "annotations": null},
 \t"spec": {"endpointSelector": {}, "ingress": [{"toPorts": [{"ports": [{"port": 80}],
 \t\t"rules": {"http": [{"path": "\\/a\\u00e9"}]}}]}]}, "status": {"conditions": null}
 }"""
-    spec = load_text(text, "f.json")[0].model.spec
-    assert spec is not None
+    spec = spec_of(load_text(text, "f.json")[0])
     assert spec.ingress[0].toPorts is not None
     rules = spec.ingress[0].toPorts[0].rules
     assert rules is not None
@@ -70,7 +76,9 @@ EMPTY = "empty: Cilium reads an empty list here as no constraint; leave the fiel
 NO_RULE = "neither ingress nor egress has a rule; to deny a whole direction write one empty rule, [{}]"
 BAD_KEY = "is not a label key"
 BAD_VALUE = "is not a label value: letters, digits, '-', '_' and '.', at most 63"
-KEY_NOT_YET = "is not supported yet: only labels of pods and io.kubernetes.pod.namespace are known"
+KEY_NOT_YET = (
+    "is not supported yet: labels of pods, io.kubernetes.pod.namespace and io.cilium.k8s.namespace.labels.KEY are"
+)
 SPACES = "the value begins or ends with a space or holds a control character: no request can have it"
 NO_SPACE = "expected 'Name' or 'Name: value' with a space after the colon, as Cilium does"
 OPERATORS = "input should be 'In', 'NotIn', 'Exists' or 'DoesNotExist'"
@@ -135,9 +143,19 @@ def test_mistakes_in_the_spec(spec: str, path: str, message: str) -> None:
         ("{matchLabels: {«'a b': c}}", '.matchLabels["a b"]', f'"a b" {BAD_KEY}'),
         ("{matchLabels: {a: «'b c'}}", ".matchLabels.a", f'"b c" {BAD_VALUE}'),
         (
-            "{matchLabels: {«'reserved:host': ''}}",
-            '.matchLabels["reserved:host"]',
-            'label source "reserved" is not supported yet; k8s and any are',
+            "{matchLabels: {«'reserved:hosts': ''}}",
+            '.matchLabels["reserved:hosts"]',
+            '"reserved:hosts" is not a reserved label of a peer',
+        ),
+        (
+            "{matchLabels: {«'cni:a': ''}}",
+            '.matchLabels["cni:a"]',
+            'label source "cni" is not supported yet; k8s, any and reserved are',
+        ),
+        (
+            "{matchLabels: {«'io.cilium.k8s.namespace.labels.a b': ''}}",
+            '.matchLabels["io.cilium.k8s.namespace.labels.a b"]',
+            '"io.cilium.k8s.namespace.labels.a b" does not end with the key of a namespace label',
         ),
         (
             "{matchExpressions: [{key: «io.cilium.k8s.policy.cluster, operator: Exists}]}",
@@ -165,21 +183,30 @@ def test_mistakes_in_selectors(selector: str, path: str, message: str) -> None:
     check_place(policy(spec), f"spec.egress[0].toEndpoints[1]{path}: ", message)
 
 
-RANGE = "is not a port: expected 0 to 65535, decimal; 0 is every port"
+RANGE = "is not a port: expected a name, or 0 to 65535, decimal; 0 is every port"
+NO_PORT = 'expected a port number or a name, as 80, "80" or "http"'
+KNOWN = "is not supported: TCP, UDP and ANY are"
 
 
 @pytest.mark.parametrize(
     ("port", "path", "message"),
     [
-        ("{port: «http}", "[0].port", 'named port "http" is not supported yet'),
         ("{port: «'080'}", "[0].port", f'"080" {RANGE}'),
         ("{port: 1}, {port: «65536}", "[1].port", f'"65536" {RANGE}'),
         ("{port: «-1}", "[0].port", f'"-1" {RANGE}'),
-        ("{port: «true}", "[0].port", 'expected a port number, as 80 or "80"'),
+        ("{port: «''}", "[0].port", f'"" {RANGE}'),
+        ("{port: «a--b}", "[0].port", f'"a--b" {RANGE}'),
+        ("{port: «a-name-longer-than-15}", "[0].port", f'"a-name-longer-than-15" {RANGE}'),
+        ("{port: «true}", "[0].port", NO_PORT),
         ("«{protocol: TCP}", "[0].port", "missing"),
-        ("{port: 53, protocol: «udp}", "[0].protocol", "protocol UDP is not supported yet; TCP and ANY are"),
-        ("{port: 53, protocol: «tpc}", "[0].protocol", 'unknown protocol "tpc"'),
-        ("{port: 53, endPort: «60}", "[0].endPort", "not supported yet"),
+        ("{port: 53, protocol: «sctp}", "[0].protocol", f"protocol SCTP {KNOWN}"),
+        ("{port: 53, protocol: «ICMPv6}", "[0].protocol", f"protocol ICMPV6 {KNOWN}"),
+        ("{port: 53, protocol: «tpc}", "[0].protocol", 'unknown protocol "tpc": TCP, UDP and ANY are known'),
+        ("{port: 53, endPort: «'60'}", "[0].endPort", "expected a port number, as 8080, at most 65535"),
+        ("{port: 53, endPort: «65536}", "[0].endPort", "expected a port number, as 8080, at most 65535"),
+        ("{port: 53, endPort: «52}", "[0].endPort", "the range ends before it begins: port is 53"),
+        ("{port: 0, endPort: «52}", "[0].endPort", "port 0 is every port already"),
+        ("{port: A, endPort: «52}", "[0].endPort", 'a range needs a number to begin with, not the name "a"'),
     ],
 )
 def test_mistakes_in_ports(port: str, path: str, message: str) -> None:
@@ -193,57 +220,54 @@ def test_ports_of_one_entry_are_limited_as_in_cilium() -> None:
     check_place(text, "spec.ingress[0].toPorts[0].ports: ", "41 ports, the limit is 40")
 
 
-def test_l7_rules_need_a_port_number() -> None:
-    text = policy("endpointSelector: {}\ningress: [{toPorts: [«{ports: [{port: 0}], rules: {http: []}}]}]")
-    check_place(text, "spec.ingress[0].toPorts[0]: ", "L7 rules need a port number: port 0 means every port")
-
-
 def test_an_endpoint_selector_stays_in_its_namespace() -> None:
     for key in ("io.kubernetes.pod.namespace", "k8s:io.kubernetes.pod.namespace"):
-        text = policy(f"endpointSelector: {{matchLabels: {{'{key}': b}}}}\ningress: [{{}}]")
-        check_place("«" + text, "", 'an endpointSelector selects in the policy\'s own namespace only, "default"')
+        text = policy(f"endpointSelector: {{matchLabels: {{'{key}': «b}}}}\ningress: [{{}}]")
+        message = 'an endpointSelector selects in the policy\'s own namespace only, "default"'
+        check_place(text, 'spec.endpointSelector.matchLabels["io.kubernetes.pod.namespace"]: ', message)
 
 
 NOT_YET = [
-    ("spec", "nodeSelector: {}"),
-    ("spec", "ingressDeny: [{}]"),
-    ("spec", "egressDeny: [{}]"),
-    ("spec", "enableDefaultDeny: {ingress: false}"),
     ("spec", "labels: []"),
-    *(("ingress[0]", f"{name}: []") for name in ("fromCIDR", "fromCIDRSet", "fromEntities", "fromRequires", "icmps")),
-    *(("ingress[0]", f"{name}: []") for name in ("fromGroups", "fromNodes", "authentication")),
-    *(("egress[0]", f"{name}: []") for name in ("toCIDR", "toCIDRSet", "toEntities", "toRequires", "toServices")),
-    *(("egress[0]", f"{name}: []") for name in ("toFQDNs", "toGroups", "toNodes", "icmps", "authentication")),
+    ("spec", "log: {}"),
+    *(("ingress[0]", f"{name}: []") for name in ("fromRequires", "icmps", "fromGroups", "fromNodes", "authentication")),
+    *(("egress[0]", f"{name}: []") for name in ("toRequires", "toFQDNs", "toGroups", "toNodes", "icmps")),
+    ("egress[0]", "authentication: []"),
     *(("egress[0].toPorts[0]", f"{name}: []") for name in ("serverNames", "terminatingTLS", "originatingTLS")),
     ("egress[0].toPorts[0]", "listener: {}"),
-    *(("egress[0].toPorts[0].rules", f"{name}: []") for name in ("kafka", "dns", "l7")),
-    ("egress[0].toPorts[0].rules", "l7proto: x"),
-    ("egress[0].toPorts[0].rules.http[0]", "headerMatches: []"),
 ]
+ONLY_TWO = "not supported: rules of http and kafka are"
+
+
+def test_what_cilium_has_and_this_does_not_is_said() -> None:
+    for what in ("dns: []", "l7proto: x", "l7: []"):
+        rules = f"endpointSelector: {{}}\negress: [{{toPorts: [{{ports: [{{port: 80}}], rules: {{{what}}}}}]}}]"
+        field = f"spec.egress[0].toPorts[0].rules.{what.split(':')[0]}"
+        assert spec_error(rules).split(" ", 1)[1] == f"error: {field}: {ONLY_TWO}"
+    node = "not supported: a policy selects pods, and nodes are not judged"
+    check_place(policy("nodeSelector: «{}\nendpointSelector: {}\ningress: [{}]"), "spec.nodeSelector: ", node)
+    cidr = "endpointSelector: {}\ningress: [{fromCIDRSet: [{cidr: 10.0.0.0/8, cidrGroupRef: «a}]}]"
+    check_place(policy(cidr), "spec.ingress[0].fromCIDRSet[0].cidrGroupRef: ", "not supported yet")
 
 
 @pytest.mark.parametrize(("where", "what"), NOT_YET)
 def test_what_is_not_enforced_yet_is_refused(where: str, what: str) -> None:
-    ports = "toPorts: [{ports: [{port: 80}]%s, rules: {http: [{method: GET%s}]%s}}]"
+    ports = "toPorts: [{ports: [{port: 80}]%s, rules: {http: [{method: GET}]}}]"
     fill = {
-        "spec": ("\n" + what, "", "", "", "", ""),
-        "ingress[0]": ("", what, "", "", "", ""),
-        "egress[0]": ("", "", what + ", ", "", "", ""),
-        "egress[0].toPorts[0]": ("", "", "", ", " + what, "", ""),
-        "egress[0].toPorts[0].rules.http[0]": ("", "", "", "", ", " + what, ""),
-        "egress[0].toPorts[0].rules": ("", "", "", "", "", ", " + what),
+        "spec": ("\n" + what, "", "", ""),
+        "ingress[0]": ("", what, "", ""),
+        "egress[0]": ("", "", what + ", ", ""),
+        "egress[0].toPorts[0]": ("", "", "", ", " + what),
     }[where]
-    spec, ingress, egress, entry, http, rules = fill
-    text = (
-        f"endpointSelector: {{}}{spec}\ningress: [{{{ingress}}}]\negress: [{{{egress}{ports % (entry, http, rules)}}}]"
-    )
+    spec, ingress, egress, entry = fill
+    text = f"endpointSelector: {{}}{spec}\ningress: [{{{ingress}}}]\negress: [{{{egress}{ports % entry}}}]"
     path = f"spec.{where}." if where != "spec" else "spec."
     assert spec_error(text).split(" ", 1)[1] == f"error: {path}{what.split(':')[0]}: not supported yet"
 
 
 BODY = "\nspec: {endpointSelector: {}, ingress: [{}]}"
 ALIAS = "alias of something that is not complete or does not exist"
-NOT_YET_KIND = 'kind "{}" of "{}" is not supported yet'
+KINDS = "CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy, NetworkPolicy, TulleNetworkPolicy are"
 BAD_NAME = "is not an object name: lower case letters, digits, '-' and '.', at most 253"
 BAD_NAMESPACE = "is not a namespace name: lower case letters, digits and '-', at most 63"
 
@@ -256,15 +280,30 @@ BAD_NAMESPACE = "is not a namespace name: lower case letters, digits and '-', at
         ("«apiVersion: cilium.io/v2", "kind: ", "missing"),
         ("apiVersion: «2\nkind: x", "apiVersion: ", "expected text"),
         (
-            "apiVersion: cilium.io/v2\nkind: «CiliumClusterwideNetworkPolicy",
+            "apiVersion: cilium.io/v2\nkind: «CiliumClusterWideNetworkPolicy",
             "kind: ",
-            NOT_YET_KIND.format("CiliumClusterwideNetworkPolicy", "cilium.io/v2"),
+            'kind "CiliumClusterWideNetworkPolicy" of "cilium.io/v2" is not supported; '
+            "did you mean CiliumClusterwideNetworkPolicy?",
+        ),
+        ("apiVersion: v1\nkind: «Secret", "kind: ", f'kind "Secret" of "v1" is not supported: {KINDS}'),
+        (
+            "apiVersion: «crd.projectcalico.org/v1\nkind: NetworkPolicy",
+            "apiVersion: ",
+            'expected "networking.k8s.io/v1" for NetworkPolicy',
         ),
         (
-            "apiVersion: networking.k8s.io/v1\nkind: «NetworkPolicy",
-            "kind: ",
-            NOT_YET_KIND.format("NetworkPolicy", "networking.k8s.io/v1"),
+            "apiVersion: «cilium.io/v2\nkind: TulleNetworkPolicy",
+            "apiVersion: ",
+            'expected "tulle.dev/v1" for TulleNetworkPolicy',
         ),
+        (
+            CLUSTER + "metadata: {name: a, namespace: «b}" + BODY,
+            "metadata.namespace: ",
+            "a cluster-wide policy is in no namespace: leave it out",
+        ),
+        (KUBERNETES + "metadata: {name: a}\n«specs: []\nspec: {}", "specs: ", "unknown field; did you mean spec?"),
+        ("«" + KUBERNETES + "metadata: {name: a}", "spec: ", "missing"),
+        ("«" + OURS + "metadata: {name: a}", "", "spec or specs is missing"),
         (
             "apiVersion: «cilium.io/v1\nkind: CiliumNetworkPolicy",
             "apiVersion: ",
@@ -273,11 +312,6 @@ BAD_NAMESPACE = "is not a namespace name: lower case letters, digits and '-', at
         (HEAD + "metadata: {name: «A}" + BODY, "metadata.name: ", f'"A" {BAD_NAME}'),
         (HEAD + "metadata: {name: a, namespace: «a.b}" + BODY, "metadata.namespace: ", f'"a.b" {BAD_NAMESPACE}'),
         (HEAD + "metadata: «{generateName: a}" + BODY, "metadata.name: ", "missing"),
-        (
-            HEAD + "metadata: «{name: a, annotations: {tulle.dev/mode: audit}}" + BODY,
-            "metadata: ",
-            'annotation "tulle.dev/mode" is not supported yet',
-        ),
         ("«" + HEAD + "metadata: {name: a}", "", "spec or specs is missing"),
         (HEAD + "metadata: {name: a}\nspecs: «[]", "specs: ", EMPTY),
         (HEAD + "metadata: {name: a}\n«sepc: {}" + BODY, "sepc: ", "unknown field; did you mean spec?"),
@@ -324,8 +358,7 @@ def test_tags_are_not_accepted() -> None:
 
 def test_anchors_are_fine() -> None:
     spec = "endpointSelector: &web {matchLabels: {app: web}}\ningress: [{fromEndpoints: [*web, *web]}]"
-    loaded = load_text(policy(spec), "f")[0].model.spec
-    assert loaded is not None
+    loaded = spec_of(load_text(policy(spec), "f")[0])
     assert loaded.ingress[0].fromEndpoints == [loaded.endpointSelector] * 2
 
 
@@ -406,3 +439,63 @@ def test_content_is_never_repeated_wholesale(text: str) -> None:
     for message in errors(text):
         assert message.count("hunter2") <= 12, message  # some 100 characters, where 240 stand in the text
         assert "\n" not in message
+
+
+GOOD = policy("endpointSelector: {}\ningress: [{}]", "good")
+
+
+@pytest.mark.parametrize(
+    ("bad", "problem"),
+    [
+        (policy("endpointSelector: {}\nx: 1\ningress: [{}]", "bad"), "spec.x: unknown field"),
+        ("a: [\n", "not YAML: did not find expected node content"),
+        ("a: &a [*a]\n", "alias of something that is not complete or does not exist"),
+        ("'\n", "not YAML: found unexpected end of stream"),
+        ("a: 0777\n", "a: a number must be plain decimal; quote it if it is text"),
+        ("a: " + "[" * 50 + "\n", "nested deeper than 40 levels"),
+        ("a: \x01\n", "not YAML: control characters are not allowed"),
+        (
+            policy("endpointSelector: {}\ndescription: |\n  ---\n  b\ningress: [{}]\nx: 1", "bad"),
+            "spec.x: unknown field",
+        ),
+    ],
+)
+def test_a_bad_document_takes_no_other_with_it(tmp_path: Path, bad: str, problem: str) -> None:
+    """Wherever it stands, in its own file and beside others; its problems are in the lines of the whole file."""
+    other = policy("endpointSelector: {}\negress: [{}]", "other")
+    (tmp_path / "a.yaml").write_text(f"# first\n{GOOD}---\n{bad}---\n{other}")
+    (tmp_path / "b.yaml").write_text(policy("endpointSelector: {}\ningress: [{}]", "b"))
+    documents, problems = load_each(tmp_path.iterdir())
+    assert [document.name for document in documents] == ["good", "other", "b"]
+    assert [document.line for document in documents] == [2, bad.count("\n") + 10, 1]
+    assert {each.line for each in problems} <= set(range(9, 10 + bad.count("\n")))
+    assert problem in [f"{each.field}: {each.message}" if each.field else each.message for each in problems]
+    with pytest.raises(PolicyError) as caught:
+        load_files(tmp_path.iterdir())
+    assert caught.value.problems == sorted(set(problems))
+
+
+def test_of_two_with_one_key_the_first_counts_and_the_second_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(GOOD)
+    (tmp_path / "b.yaml").write_text(policy("endpointSelector: {}\negress: [{}]", "good") + "---\n" + GOOD)
+    documents, problems = load_each([tmp_path / "b.yaml", tmp_path / "a.yaml"])
+    assert [document.file for document in documents] == [str(tmp_path / "a.yaml")]
+    assert [(each.file, each.line) for each in problems] == [(f"{tmp_path}/b.yaml", 1), (f"{tmp_path}/b.yaml", 8)]
+
+
+def test_a_document_with_a_mistake_of_yaml_is_bad_as_a_whole(tmp_path: Path) -> None:
+    """The second `ingress` is not kept, so what is left could mean more than its author wrote."""
+    twice = policy("endpointSelector: {}\ningress: [{}]\ningress: [{fromEndpoints: []}]", "bad")
+    (tmp_path / "a.yaml").write_text(twice)
+    documents, problems = load_each(tmp_path.iterdir())
+    assert not documents
+    assert [each.message for each in problems] == ["duplicate key, first at 6:3"]
+
+
+def test_places_of_parts() -> None:
+    spec = "endpointSelector: {matchLabels: {'k8s:a': b}}\ningress:\n- toPorts: [{ports: [{port: 1}]}]"
+    (document,) = load_text("---\n" + policy(spec), "f")
+    place = document.place(("spec", "endpointSelector", "matchLabels", "a"))
+    assert (place.file, place.line, place.column) == ("f", 6, 45)
+    assert document.place(("spec", "ingress", 0)).line == 8
+    assert document.place(("spec", "ingress", 0, "fromEndpoints", 3)) == document.place(("spec", "ingress", 0))

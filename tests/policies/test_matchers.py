@@ -5,7 +5,17 @@ import re2  # type: ignore[import-untyped]  # google-re2 has no type stubs
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from policies.matchers import MAX_PATTERN, MAX_PROGRAM, PatternError, check_pattern, literals, matcher
+from policies import matchers
+from policies.matchers import (
+    MAX_PATTERN,
+    MAX_PROGRAM,
+    PatternError,
+    PatternSet,
+    check_pattern,
+    literals,
+    matcher,
+    prefix,
+)
 
 PIECES = [
     "a",
@@ -127,3 +137,57 @@ def test_refused(pattern: str, message: str) -> None:
 
 def test_linear_time() -> None:
     assert not matcher("(a+)+b")("a" * 200_000)
+
+
+@given(patterns, st.lists(letters, max_size=6).map("".join))
+def test_any_case_is_re2_without_case(pattern: str, text: str) -> None:
+    try:
+        check_pattern(pattern)
+    except PatternError:
+        return
+    options = re2.Options()
+    options.case_sensitive = False
+    assert matcher(pattern, any_case=True)(text) is (re2.compile(pattern, options).fullmatch(text) is not None)
+
+
+@given(st.lists(patterns, min_size=1, max_size=8), st.lists(letters, max_size=6).map("".join), st.booleans())
+def test_a_set_is_its_patterns(chosen: list[str], text: str, any_case: bool) -> None:
+    good = []
+    for pattern in chosen:
+        try:
+            check_pattern(pattern)
+        except PatternError:
+            continue
+        good.append(pattern)
+    expected = [i for i, pattern in enumerate(good) if matcher(pattern, any_case=any_case)(text)]
+    assert PatternSet(good, any_case=any_case).matching(text) == expected
+
+
+@pytest.mark.parametrize("memory", [1 << 10, 1 << 16, 1 << 25])
+def test_a_set_that_re2_has_no_memory_for_still_answers(monkeypatch: pytest.MonkeyPatch, memory: int) -> None:
+    monkeypatch.setattr(matchers, "_SET_MEMORY", memory)
+    found = PatternSet([f"/a{i}/[a-z]+.*x" for i in range(300)])
+    assert [found.matching(f"/a{i}/bx") for i in (0, 7, 299, 300)] == [[0], [7], [299], []]
+
+
+def test_a_set_that_gives_up_while_matching_is_tried_one_by_one() -> None:
+    found = PatternSet(["/[ab]", "/[bc]"])
+
+    class GivesUp:
+        def Add(self, pattern: bytes) -> int:
+            raise AssertionError(pattern)
+
+        def Compile(self) -> None:
+            raise AssertionError
+
+        def Match(self, text: bytes) -> list[int]:
+            return []  # as RE2 does when it is out of memory
+
+    found._chunks = [(GivesUp(), begin, chunk) for _, begin, chunk in found._chunks]
+    assert found.matching("/b") == [0, 1]
+    assert found.matching("/c") == [1]
+
+
+@pytest.mark.parametrize(("pattern", "text"), [("/a.*", "/a"), ("^/a\\..*$", "/a."), (".*", ""), ("/a", None)])
+def test_prefix(pattern: str, text: str | None) -> None:
+    assert prefix(pattern) == text

@@ -253,5 +253,5 @@ def test_every_rule_has_a_place(found: list[Body]) -> None:
     for section in policies.sections:
         for grant in (*(section.ingress or ()), *(section.egress or ())):
             assert grant.name in policies.places
-            for rule in (*(grant.http or ()), *(grant.kafka or ())):
-                assert rule.name in policies.places
+            assert all(rule.name in policies.places for rule in grant.http or ())
+            assert all(rule.name in policies.places for rule in grant.kafka or ())

@@ -116,8 +116,8 @@ def test_cidrs_nest_and_never_name_pods_or_nodes() -> None:
     )
     rules = resolve(policies, inventory, 1)
     first, second = rules.endpoints[1].ingress.lines
-    assert first.identities == {rules.prefixes["10.0.0.0/8"]}
-    assert second.identities == {rules.prefixes["10.1.2.0/24"]}
+    assert first.identities == frozenset({rules.prefixes["10.0.0.0/8"]})
+    assert second.identities == frozenset({rules.prefixes["10.1.2.0/24"]})
     assert rules.addresses["10.0.0.200"] == (Reserved.HOST, "n1")
     everything = identities_of(CidrPeer("0.0.0.0/0"), inventory=inventory)
     assert everything == {Reserved.WORLD_IPV4}
@@ -178,7 +178,9 @@ def test_a_named_port_is_each_pods_own_at_ingress_and_the_peers_at_egress() -> N
         (TCP, 9090),
         (UDP, 53),
     }
-    assert all(line.identities == {rules.addresses["10.0.0.1"][0]} for line in rules.endpoints[1].egress.lines)
+    assert all(
+        line.identities == frozenset({rules.addresses["10.0.0.1"][0]}) for line in rules.endpoints[1].egress.lines
+    )
     nobody = PolicySet((section("pol", "a0", Grant("default/pol ingress[0]", None, PortSpec(TCP, named="nope"))),))
     assert resolve(nobody, Inventory((one,)), 1).endpoints[1].ingress.lines == ()
     assert troubles(nobody, Inventory((one,))) == ["default/pol ingress[0]: no pod has a port named 'nope'"]

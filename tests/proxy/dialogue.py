@@ -34,6 +34,7 @@ class ScriptedEdge:
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.layer: Layer | None = None  # the one that was handed over to
         self.downstream_full = False
 
     def _bytes(self, side: str, data: bytes | memoryview) -> None:
@@ -93,9 +94,11 @@ class ScriptedEdge:
 class Dialogue:
     """One flow and its script."""
 
-    def __init__(self, *http: HttpRule, opaque: bool = False, limits: Limits | None = None) -> None:
+    def __init__(
+        self, *http: HttpRule, opaque: bool = False, limits: Limits | None = None, audit: bool = False
+    ) -> None:
         self.edge = ScriptedEdge()
-        self.box = PolicyBox(rules(*http, port=PORT, l4=opaque))
+        self.box = PolicyBox(rules(*http, port=PORT, l4=opaque, audit=audit))
         self.counters = new_counters()
         self.flow = Flow(
             self.box,
@@ -107,7 +110,11 @@ class Dialogue:
             ("192.0.2.1", 1000),
             ("192.0.2.2", PORT),
         )
-        self.layer = OpaqueLayer(self.flow, self.edge) if opaque else Http1Layer(self.flow, self.edge, Http1Limits())
+        self.layer: Layer = (
+            OpaqueLayer(self.flow, self.edge)
+            if opaque
+            else Http1Layer(self.flow, self.edge, Http1Limits(), lenient=audit)
+        )
         self.layer.start()
         self.edge.said.clear()
 
@@ -131,7 +138,7 @@ class Dialogue:
             raise AssertionError("\n" + "\n".join(difflib.ndiff(wanted, happened)))
 
     def _happen(self, what: str) -> None:
-        layer = self.layer
+        layer = self.edge.layer or self.layer
         word, _, rest = what.partition(" ")
         text, tilde, count = rest.rpartition("~")
         if tilde and count.isdigit():

@@ -30,11 +30,25 @@ PUBLIC = HttpRule("r-public", path="/public.*")
 WITH_HEADER = HttpRule("r-header", path="/header", headers=(HeaderMatch("x-token", "yes"),))
 
 
-def rules(*http: HttpRule, port: int, revision: int = 1, l4: bool = False, deny: bool = False) -> Engine:
+def rules(
+    *http: HttpRule,
+    port: int,
+    revision: int = 1,
+    l4: bool = False,
+    deny: bool = False,
+    audit: bool = False,
+    kafka: bool = False,
+    close_denied: bool = False,
+) -> Engine:
     """An engine for ENDPOINT: these http rules on `port` for every peer; `l4` allows the port whole, `deny` names
-    nobody."""
-    line = Line("r", POLICY, frozenset() if deny else None, http=None if l4 else http)
-    direction = DirectionRules(True, True, True, (replace(line, first=port, last=port),), (POLICY,))
+    nobody; `audit` is the mode of the policy, `kafka` adds a rule for Kafka."""
+    line = Line(
+        "r", POLICY, frozenset() if deny else None, first=port, last=port, http=None if l4 else http, audit=audit
+    )
+    lines = [] if kafka and not http else [line]
+    if kafka:
+        lines.append(replace(line, name="k", http=None, kafka=()))
+    direction = DirectionRules(True, not audit, True, tuple(lines), (POLICY,), close_denied)
     endpoint = EndpointRules(ENDPOINT, "default", "web", {"app": "web"}, direction, direction)
     return Engine(RuleSet(revision, {ENDPOINT: endpoint}, {}, {}))
 
@@ -197,8 +211,11 @@ class Rig:
         client.close()
         return answer
 
-    def swap(self, *http: HttpRule, revision: int = 2, l4: bool = False, deny: bool = False) -> None:
-        self.server.swap(rules(*http, port=self.app.address[1], revision=revision, l4=l4, deny=deny))
+    def swap(
+        self, *http: HttpRule, revision: int = 2, l4: bool = False, deny: bool = False, close_denied: bool = False
+    ) -> None:
+        port = self.app.address[1]
+        self.server.swap(rules(*http, port=port, revision=revision, l4=l4, deny=deny, close_denied=close_denied))
 
     async def event(self, count: int = 1) -> FlowEvent:
         """The `count`th event, waited for."""
@@ -272,13 +289,15 @@ async def rig(
     l4: bool = False,
     direction: int = EGRESS,
     origins: Origins | None = None,
+    audit: bool = False,
+    kafka: bool = False,
 ) -> AsyncIterator[Rig]:
     """A server on loopback in front of an application; every rule given holds for every peer."""
     loop = asyncio.get_running_loop()
     application = App(app)
     await application.start()
     upstreams = PlainUpstreams()
-    box = PolicyBox(rules(*http, port=application.address[1], l4=l4))
+    box = PolicyBox(rules(*http, port=application.address[1], l4=l4, audit=audit, kafka=kafka))
     made: list[Rig] = []
     server = Server(
         loop,

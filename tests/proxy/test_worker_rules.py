@@ -1,0 +1,63 @@
+"""Rules come to a worker whole, or as what changed since those it has."""
+
+import asyncio
+import os
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from policies.ruleset import DirectionRules, EndpointRules, RuleSet
+from policies.wire import encode, encode_change
+from proxy.channel import Message
+from proxy.worker import Worker
+from tests.proxy.helpers import run
+
+OLD = RuleSet(
+    1,
+    {n: EndpointRules(n, "default", f"pod-{n}", {}, DirectionRules(), DirectionRules()) for n in (1, 2)},
+    prefixes={"0.0.0.0/0": 9},
+)
+NEW = replace(OLD, revision=2, endpoints={2: OLD.endpoints[2], 3: replace(OLD.endpoints[1], id=3, name="pod-3")})
+
+
+def memfd(data: bytes) -> int:
+    fd = os.memfd_create("rules")
+    os.write(fd, data)
+    return fd
+
+
+def told(worker: Worker, data: bytes, **message: int) -> None:
+    content: Message = {"op": "rules", **message}
+    worker._do(content, [memfd(data), memfd(b"{}")])
+
+
+def test_a_change_is_put_upon_the_rules_it_was_made_for_and_upon_no_others(tmp_path: Path) -> None:
+    async def body() -> None:
+        control, other = socket.socketpair()
+        settings: dict[str, object] = {
+            "name": "w",
+            "node": "n",
+            "audit": {"directory": str(tmp_path), "max_bytes": 1 << 20, "backups": 1, "stdout": False},
+            "limits": {},
+        }
+        worker = Worker(asyncio.get_running_loop(), control, settings)
+        change = encode_change(OLD, NEW)
+        with pytest.raises(ValueError, match="a change of epoch 0, this worker has 0"):
+            told(worker, change, epoch=8, base=0)  # it was told nothing yet
+        told(worker, encode(OLD), epoch=7)
+        before = worker._policy.engine.ruleset
+        with pytest.raises(ValueError, match="a change of epoch 6, this worker has 7"):
+            told(worker, change, epoch=8, base=6)
+        assert worker._policy.engine.ruleset is before
+        told(worker, change, epoch=8, base=7)
+        after = worker._policy.engine.ruleset
+        assert after == NEW
+        assert after.endpoints[2] is before.endpoints[2]
+        assert (worker._epoch, worker._policy.revision) == (8, 2)
+        worker.stop()
+        control.close()
+        other.close()
+
+    run(body)
