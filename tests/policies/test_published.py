@@ -1,8 +1,10 @@
 """Truth tables from the published documentation of Cilium and Kubernetes.
 
-Each case is an example of those pages, with names of our own, and the outcomes that the page states or that follow
-from its words: who gets through, and which rule says so. Sources: docs.cilium.io, Security, Network Policy (Layer 3, Layer 4,
-Layer 7, Deny, Kubernetes); kubernetes.io, Concepts, Network Policies; ahmetb/kubernetes-network-policy-recipes.
+Each case is an example of those pages, with names of our own, and the outcomes that the page states or that follow from
+its words: who gets through, and which rule says so.
+
+Sources: docs.cilium.io, Security, Network Policy (Layer 3, Layer 4, Layer 7, Deny, Kubernetes); kubernetes.io, Concepts,
+Network Policies; ahmetb/kubernetes-network-policy-recipes.
 """
 
 from dataclasses import dataclass, field
@@ -483,7 +485,8 @@ CASES = [
         yaml(
             KUBERNETES,
             "podSelector: {matchLabels: {role: backend}}\ningress:\n- from:\n"
-            "  - namespaceSelector: {matchLabels: {team: operations}}\n    podSelector: {matchLabels: {type: monitoring}}",
+            "  - namespaceSelector: {matchLabels: {team: operations}}\n"
+            "    podSelector: {matchLabels: {type: monitoring}}",
         ),
         {
             ("monitor", "backend", "80", ""): "NetworkPolicy default/np ingress[0]",
