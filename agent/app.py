@@ -71,7 +71,7 @@ class Agent:
         self._pool = Pool(settings, self._cgroup / "workers", self._equip, self._kernel.clear_slot)
         self._protector = Protector(settings, self._kernel, self._pool, self._broker)
         self._denials = DenialRecorder(settings, self._kernel, self._protector)
-        self._protector.record = self._denials.write
+        self._protector.unproxied.record = self._denials.write
 
     # -- life
 
@@ -252,7 +252,7 @@ class Agent:
                 due = await self._protector.forget_absent()
                 due |= await self._protector.release_idle()
                 self._known.forget_ended()
-                self._protector.close_late()
+                self._protector.unproxied.close_late(self._protector.protected.values(), self._protector.rules)
             retry += HOUSEKEEPING_S
             if retry >= RETRY_S:
                 due |= self._trouble is not None or self._policies.touched() or self._node_changed()
@@ -289,7 +289,9 @@ class Agent:
     # -- control operations
 
     async def _op_status(self, _: Mapping[str, object]) -> dict[str, object]:
-        uncovered, unlisted = await self._protector.uncovered(LOOK_S)
+        protector = self._protector
+        pods = protector.protected.values()
+        uncovered, unlisted = await protector.unproxied.uncovered(pods, protector.rules, LOOK_S)
         return {
             "name": self._settings.node,
             "ready": self._ready and self._trouble is None and len(self._pool.serving) > 0,

@@ -21,112 +21,34 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import BaseModel, ConfigDict, Field
 
 from agent.broker_link import BrokerLink
 from agent.config import Settings
-from agent.covered import (
-    MAX_LISTED,
-    MAX_REMEMBERED,
-    Ends,
-    denied,
-    direct_of,
-    direction_of,
-    ends_of,
-    uncovered,
-    verdict_of,
-)
-from agent.decisions import DEFAULT_DENY
 from agent.errors import AgentError
 from agent.node import OwnNode
 from agent.pods.cluster import Cluster
 from agent.pods.inventory import Pod, PodKey
 from agent.pods.known import boot_id
 from agent.pool import Pool
+from agent.protected import MAX_ENDPOINTS, Protected, Record
+from agent.unproxied import Unproxied
 from agent.workers import WorkerLink, WorkerLost
-from audit.record import FlowFacts, facts_from_denial
 from policies.inventory import NodeHost
 from policies.kernel import verdict_entries
 from policies.policyset import PolicySet
 from policies.resolve import Numbers, Resolver, allocate, selection, troubles
-from policies.ruleset import EndpointRules, RuleSet
-from policies.wire import encode
+from policies.ruleset import RuleSet
+from policies.wire import encode, encode_change
 from proxy.channel import MAX_FDS
-from proxy.records import both_sides, peers_of
-from redirect import netns, plumbing, sockdiag, sockets, steer
+from redirect import netns, plumbing, sockets, steer
 from redirect.errors import RedirectError
-from redirect.plumbing import PodState
-from redirect.sockdiag import Live
 from redirect.types import Address, Direction, Flags
 
 log = logging.getLogger("tulle.agent.protection")
 
-MAX_ENDPOINTS = 511
-"""Endpoint ids are 1 to this; an id is an index into the sockmap of listeners (redirect/bpf/types.bpf.h)."""
 FAMILIES: tuple[int, ...] = (socket.AF_INET, socket.AF_INET6)
-
-
-@dataclass(slots=True)
-class Protected:
-    """One pod of this node with something of ours in it."""
-
-    id: int
-    key: PodKey
-    path: Path
-    netns: netns.Netns
-    addresses: tuple[str, ...]
-    cgroup: Path | None = None
-    """The pod's own, for the guard on its setsockopt calls; without one the gate on its devices stands alone."""
-    plumbing: PodState | None = None
-    """What the pod's settings were, for the day they are put back; None before anything was changed."""
-    enforced: tuple[bool, bool] = (False, False)
-    """(ingress, egress) as the kernel has it."""
-    listening: tuple[bool, bool] = (False, False)
-    """Directions that the workers have listeners for: more than are enforced after one was withdrawn, which steers
-    nothing."""
-    attached: tuple[str, ...] | None = None
-    """Addresses that this agent's program was attached with; None when it has not attached one yet."""
-    flags: tuple[Flags, tuple[str, ...]] | None = None
-    """What this agent last wrote into the kernel's endpoint map; None when it has not written."""
-    judged: EndpointRules | None = None
-    """The rules that the verdict entries in the kernel are of; None when this agent has not written them."""
-    older: frozenset[Ends] = frozenset()
-    """Connections that were there when the pod came under policy: what is enforced does not reach them."""
-    close_due: float | None = None
-    """time.monotonic() from which on connections are to be looked for that the rules refuse."""
-    unwritten: bool = False
-    """The record on disk is older than this."""
-    releasing_since: float | None = None
-    """time.monotonic() of the moment when steering stopped; None while it is under policy."""
-
-    @property
-    def present(self) -> bool:
-        """Whether the pod's network namespace is still the one we entered."""
-        return netns.same(self.path, self.netns.inode)
-
-
-class _Record(BaseModel):
-    """What the disk knows of a protected pod."""
-
-    model_config = ConfigDict(frozen=True)
-
-    id: Annotated[int, Field(ge=1, le=MAX_ENDPOINTS)]
-    namespace: str
-    name: str
-    path: Path
-    boot: str
-    cookie: int
-    addresses: tuple[Address, ...]
-    cgroup: Path | None = None
-    plumbing: PodState | None
-    enforced: tuple[bool, bool]
-    releasing: bool
-    older: tuple[Ends, ...] = ()
 
 
 class Protector:
@@ -147,6 +69,10 @@ class Protector:
         self._named: tuple[object, object] = (None, None)
         """Addresses and prefixes that the kernel's identities are of."""
         self._epoch = 0
+        self._told = RuleSet()
+        """What workers were told last, at this epoch."""
+        self._before = (0, self._told)
+        """The epoch before, and what they were told at it."""
         self._awaited: dict[PodKey, Path] = {}
         self._strays: dict[int, int] = {}
         """Netns cookie to endpoint id of what the kernel enforces though its record is lost: it stays until a
@@ -156,8 +82,7 @@ class Protector:
         self._boot = boot_id()
         self.protected: dict[PodKey, Protected] = {}
         self.rules = RuleSet()
-        self.record: Callable[[FlowFacts], None] | None = None
-        """Where connections are recorded that a change ends."""
+        self.unproxied = Unproxied(settings.worker_uid)
         self.references: list[str] = []
         """What policies name and nobody has."""
 
@@ -190,7 +115,7 @@ class Protector:
     def _read_record(self, file: Path) -> Protected | None:
         """The pod of a record; None when that pod is gone, or the record cannot be read."""
         try:
-            record = _Record.model_validate_json(file.read_bytes())
+            record = Record.model_validate_json(file.read_bytes())
             pod = netns.Netns.open(record.path)
         except (OSError, ValueError, RedirectError) as error:
             log.warning("endpoint record '%s' is of a pod that is gone, or cannot be read: %s", file.name, error)
@@ -274,7 +199,7 @@ class Protector:
             await asyncio.sleep(0)
         for held in self.protected.values():
             with _trouble_of(held.key, troubles):
-                self._close_denied(held, again=True)
+                self.unproxied.close_denied(held, self.rules)
         if not troubles:
             self._drop_strays()
         troubles += self._write_records()
@@ -345,76 +270,6 @@ class Protector:
         self._named = rules.addresses, rules.prefixes
         return True
 
-    def _close_denied(self, held: Protected, *, again: bool) -> None:
-        """End the connections without a proxy that the rules in force refuse, where a policy wants that.
-
-        again: look once more a moment later, as a handshake that was under way is no connection yet.
-        """
-        rules = self.rules.endpoints.get(held.id)
-        if held.close_due is None or rules is None or held.releasing_since is not None:
-            return
-        if rules.ingress.close_denied or rules.egress.close_denied:
-            peers = peers_of(self.rules)
-            live = direct_of(held.netns, held.addresses, self._settings.worker_uid)
-            for one in denied(rules, peers, live):
-                if sockdiag.destroy(held.netns, one):
-                    self._record_closed(rules, one)
-            held.close_due = time.monotonic() + HANDSHAKE_S if again else None
-        else:
-            held.close_due = None
-
-    def _record_closed(self, rules: EndpointRules, live: Live) -> None:
-        direction = direction_of(live)
-        local, remote = (live.local, live.local_port), (live.remote, live.remote_port)
-        source, destination = (remote, local) if live.inbound else (local, remote)
-        verdict = verdict_of(rules, peers_of(self.rules), live)
-        line = verdict.enforced.line
-        log.info("pod '%s/%s': a connection with %s is ended by a change", rules.namespace, rules.name, live.remote)
-        if self.record is not None:
-            self.record(
-                facts_from_denial(
-                    direction,
-                    *both_sides(self.rules, rules.id, direction, source, destination),
-                    rule=line.name if line is not None else DEFAULT_DENY,
-                    revision=self.rules.revision,
-                    reason="policy_changed",
-                    policies=(line.policy,) if line is not None else rules.direction(direction).policies,
-                )
-            )
-
-    def close_late(self) -> None:
-        """Look again for connections that a change refuses: called several times a second."""
-        for held in self.protected.values():
-            if held.close_due is not None and time.monotonic() > held.close_due:
-                try:
-                    self._close_denied(held, again=False)
-                except (OSError, RedirectError) as error:
-                    log.error("pod '%s/%s': connections that a change refuses may go on: %s", *held.key, error)
-
-    async def uncovered(self, budget_s: float) -> tuple[list[dict[str, object]], int]:
-        """Connections that enforcement does not reach, and how many more there are, as far as could be looked in this
-        time; a pod that could not be looked at counts as one."""
-        found: list[dict[str, object]] = []
-        unlisted = 0
-        deadline = time.monotonic() + budget_s
-        for held in list(self.protected.values()):
-            rules = self.rules.endpoints.get(held.id)
-            if rules is None or held.releasing_since is not None or held.attached is None:
-                continue
-            try:
-                if time.monotonic() > deadline:
-                    unlisted += 1
-                    continue
-                live = direct_of(held.netns, held.addresses, self._settings.worker_uid)
-            except (OSError, RedirectError):  # a pod that is just going
-                continue
-            held.older &= {ends_of(one) for one in live}
-            of_pod = uncovered(rules, peers_of(self.rules), live, held.older)
-            found += of_pod[:MAX_LISTED]
-            unlisted += len(of_pod[MAX_LISTED:])
-            await asyncio.sleep(0)
-        return found, unlisted
-
     def plan(self, policies: PolicySet, revision: int, cluster: Cluster) -> None:
         """Make the rule set that these policies and this cluster give; nothing is in force by it yet.
 
@@ -432,13 +287,28 @@ class Protector:
 
     async def push_rules(self, only: WorkerLink | None = None) -> None:
         """Give the current rule set to every worker, or to one; returns when it judges by it."""
-        places = {held.id: (str(held.path), held.netns.inode) for held in self.protected.values()}
-        with sealed_file(encode(self.rules)) as rules, sealed_file(json.dumps(places).encode()) as where:
-            if only is not None:
-                await only.call("rules", (rules, where), epoch=self._epoch)
-                return
+        if self.rules is not self._told:
+            self._before, self._told = (self._epoch, self._told), self.rules
             self._epoch += 1
-            await self._pool.everywhere("rules", (rules, where), epoch=self._epoch)
+        places = {held.id: (str(held.path), held.netns.inode) for held in self.protected.values()}
+        bases = {self._epoch: self._told, self._before[0]: self._before[1]}
+        groups: dict[int | None, list[WorkerLink]] = {}
+        for worker in self._pool if only is None else (only,):
+            # of an earlier agent's epochs we know nothing
+            groups.setdefault(worker.rules_epoch if worker.rules_epoch in bases else None, []).append(worker)
+        with sealed_file(json.dumps(places).encode()) as where:
+            for base, workers in groups.items():
+                content = encode(self.rules) if base is None else encode_change(bases[base], self.rules)
+                fields = {"epoch": self._epoch} if base is None else {"epoch": self._epoch, "base": base}
+                for worker in workers:
+                    worker.rules_epoch = None
+                with sealed_file(content) as rules:
+                    if only is not None:
+                        await only.call("rules", (rules, where), **fields)
+                    else:
+                        await self._pool.ask(workers, "rules", (rules, where), **fields)
+                for worker in workers:
+                    worker.rules_epoch = self._epoch
 
     async def equip(self, worker: WorkerLink) -> None:
         """Make a new worker serve: rules, sockets, links, and only then listeners and its slot in the kernel."""
@@ -498,21 +368,8 @@ class Protector:
         if held.enforced != wanted or held.releasing_since is not None:
             began = _missing(wanted, held.enforced)
             held.enforced, held.releasing_since = wanted, None
-            self._remember_older(held, began)
+            self.unproxied.remember_older(held, began)
             self._record(held)
-
-    def _remember_older(self, held: Protected, began: tuple[bool, bool]) -> None:
-        """Connections of a direction that has come under policy just now. Looked at afterwards: one that began in the
-        moment between is called older, and not the other way round."""
-        try:
-            live = direct_of(held.netns, held.addresses, self._settings.worker_uid)
-        except RedirectError as error:  # what is enforced does not hang on it
-            log.warning("pod '%s/%s': connections older than its policy are not known: %s", *held.key, error)
-            return
-        older = [ends_of(one) for one in live if began[direction_of(one)]]
-        if len(older) > MAX_REMEMBERED:
-            log.warning("pod '%s/%s': %d connections older than its policy", *held.key, len(older))
-        held.older |= frozenset(older[:MAX_REMEMBERED])
 
     def _set_endpoint(self, held: Protected, wanted: tuple[bool, bool]) -> None:
         flags = (Flags.INGRESS if wanted[0] else Flags.NONE) | (Flags.EGRESS if wanted[1] else Flags.NONE)
@@ -632,7 +489,7 @@ class Protector:
     def _record(self, held: Protected) -> None:
         """Write down what is in the pod. A disk that is full does not hold protection up: see `_write_records`."""
         path = self._folder / f"{held.id}.json"
-        record = _Record(
+        record = Record(
             id=held.id,
             namespace=held.key[0],
             name=held.key[1],
@@ -679,9 +536,6 @@ class Protector:
         self._identity_file.with_suffix(".new").rename(self._identity_file)
 
 
-HANDSHAKE_S = 2.0
-"""After a change connections are looked for once more: by then a handshake that was under way has ended, unless its
-segments were lost and sent again."""
 GIVE_UP_S = 10.0
 """How long `--uninstall` tries to clean a pod in which nothing is alive any more."""
 LINGER_S = 1.5
