@@ -261,6 +261,12 @@ def test_header_matches(match: str, want: HeaderMatch) -> None:
         ("{name: a, value: hunter2, mismatch: DROP}", "", ".mismatch: input should be 'LOG', 'ADD', 'DELETE'"),
         ("{name: a, mismatch: ADD}", "", ".mismatch: ADD needs a value"),
         ("{name: a, mismatch: REPLACE}", "", ".mismatch: REPLACE needs a value"),
+        (
+            "{name: Host, value: hunter2, mismatch: REPLACE}",
+            "",
+            ".mismatch: REPLACE cannot change host, which the proxy",
+        ),
+        ("{name: Content-Length, mismatch: DELETE}", "", ".mismatch: DELETE cannot change content-length, which"),
         ("{name: a, secret: {name: hunter2}}", "", ".secret: secrets are not supported: write the value"),
         ("{name: a, valu: hunter2}", "", ".valu: unknown field; did you mean value?"),
     ],
