@@ -213,7 +213,11 @@ class Pool:
             await link.call("state")
 
     async def everywhere(self, op: str, fds: Sequence[int] = (), **fields: object) -> None:
-        """Ask every worker, draining ones too, and wait for all; one that is lost meanwhile needs nothing any more.
+        """`ask` of every worker, draining ones too."""
+        await self.ask(list(self), op, fds, **fields)
+
+    async def ask(self, links: Sequence[WorkerLink], op: str, fds: Sequence[int] = (), **fields: object) -> None:
+        """Ask these workers and wait for all; one that is lost meanwhile needs nothing any more.
 
         A draining worker that refuses is ended, connections and all: it may be of an older version, which cannot read
         today's rules, and must not serve on by yesterday's.
@@ -221,7 +225,6 @@ class Pool:
         Raises:
             AgentError: a serving worker refused.
         """
-        links = list(self)
         results = await asyncio.gather(*(link.call(op, fds, **fields) for link in links), return_exceptions=True)
         for link, result in zip(links, results, strict=True):
             if not isinstance(result, BaseException) or isinstance(result, WorkerLost):

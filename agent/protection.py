@@ -40,7 +40,7 @@ from policies.kernel import verdict_entries
 from policies.policyset import PolicySet
 from policies.resolve import Numbers, Resolver, allocate, selection, troubles
 from policies.ruleset import RuleSet
-from policies.wire import encode
+from policies.wire import encode, encode_change
 from proxy.channel import MAX_FDS
 from redirect import netns, plumbing, sockets, steer
 from redirect.errors import RedirectError
@@ -69,6 +69,10 @@ class Protector:
         self._named: tuple[object, object] = (None, None)
         """Addresses and prefixes that the kernel's identities are of."""
         self._epoch = 0
+        self._told = RuleSet()
+        """What workers were told last, at this epoch."""
+        self._before = (0, self._told)
+        """The epoch before, and what they were told at it."""
         self._awaited: dict[PodKey, Path] = {}
         self._strays: dict[int, int] = {}
         """Netns cookie to endpoint id of what the kernel enforces though its record is lost: it stays until a
@@ -283,13 +287,28 @@ class Protector:
 
     async def push_rules(self, only: WorkerLink | None = None) -> None:
         """Give the current rule set to every worker, or to one; returns when it judges by it."""
-        places = {held.id: (str(held.path), held.netns.inode) for held in self.protected.values()}
-        with sealed_file(encode(self.rules)) as rules, sealed_file(json.dumps(places).encode()) as where:
-            if only is not None:
-                await only.call("rules", (rules, where), epoch=self._epoch)
-                return
+        if self.rules is not self._told:
+            self._before, self._told = (self._epoch, self._told), self.rules
             self._epoch += 1
-            await self._pool.everywhere("rules", (rules, where), epoch=self._epoch)
+        places = {held.id: (str(held.path), held.netns.inode) for held in self.protected.values()}
+        bases = {self._epoch: self._told, self._before[0]: self._before[1]}
+        groups: dict[int | None, list[WorkerLink]] = {}
+        for worker in self._pool if only is None else (only,):
+            # of an earlier agent's epochs we know nothing
+            groups.setdefault(worker.rules_epoch if worker.rules_epoch in bases else None, []).append(worker)
+        with sealed_file(json.dumps(places).encode()) as where:
+            for base, workers in groups.items():
+                content = encode(self.rules) if base is None else encode_change(bases[base], self.rules)
+                fields = {"epoch": self._epoch} if base is None else {"epoch": self._epoch, "base": base}
+                for worker in workers:
+                    worker.rules_epoch = None
+                with sealed_file(content) as rules:
+                    if only is not None:
+                        await only.call("rules", (rules, where), **fields)
+                    else:
+                        await self._pool.ask(workers, "rules", (rules, where), **fields)
+                for worker in workers:
+                    worker.rules_epoch = self._epoch
 
     async def equip(self, worker: WorkerLink) -> None:
         """Make a new worker serve: rules, sockets, links, and only then listeners and its slot in the kernel."""

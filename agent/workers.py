@@ -85,6 +85,8 @@ class WorkerLink:
         """Listener slot in the kernel; None for a worker that drains."""
         self.listens: dict[int, tuple[bool, bool]] = {}
         """Endpoints that it has listeners for, each with (ingress, egress)."""
+        self.rules_epoch: int | None = None
+        """Of the rules that this agent gave it; None when that is not known."""
         self.heard = time.monotonic()
         self.state: channel.Message = {}
         self.lost = asyncio.Event()
@@ -111,11 +113,6 @@ class WorkerLink:
     def revision(self) -> int:
         """The revision it judges by, as it said last; 0 before its first rules."""
         return _number(self.state.get("revision"))
-
-    @property
-    def epoch(self) -> int:
-        """The number of the last rule set pushed to it that it took."""
-        return _number(self.state.get("epoch"))
 
     def flows(self, endpoint: int) -> int:
         """Live flows of an endpoint, as it said last."""
