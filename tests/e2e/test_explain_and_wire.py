@@ -167,7 +167,7 @@ def requests(chance: random.Random) -> list[Asked]:
 
 
 def opening(maker: Maker, name: str) -> Body:
-    """A document that lets every pod reach every other, and judges requests on two ports: chance alone denies too much."""
+    """A document that lets every pod reach every other, and judges requests on two ports: chance alone denies much."""
     judged = [{"port": str(port), "protocol": "TCP"} for port in (80, 81)]
     free = [{"port": "8080", "protocol": "TCP"}, {"port": "0", "protocol": "UDP"}]
     rules = {"http": maker.several(lambda: maker.http_rule(tulle=False), 2, 3)}

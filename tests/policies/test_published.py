@@ -3,7 +3,7 @@
 Each case is an example of those pages, with names of our own, and the outcomes that the page states or that follow from
 its words: who gets through, and which rule says so.
 
-Sources: docs.cilium.io, Security, Network Policy (Layer 3, Layer 4, Layer 7, Deny, Kubernetes); kubernetes.io, Concepts,
+Sources: docs.cilium.io, Security, Network Policy (Layers 3, 4 and 7, Deny, Kubernetes); kubernetes.io, Concepts,
 Network Policies; ahmetb/kubernetes-network-policy-recipes.
 """
 
