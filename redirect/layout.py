@@ -16,9 +16,12 @@ from redirect.types import MAX_ENDPOINT, SLOTS, Address, Answer, Direction, Flag
 __all__ = [
     "PASSED",
     "REASONS",
+    "Backend",
     "EndpointValue",
     "Event",
     "IdentityKey",
+    "NodeValue",
+    "ServiceKey",
     "VerdictKeyC",
     "VerdictValue",
     "c_assertions",
@@ -142,12 +145,40 @@ class Event(ctypes.Structure):
     reason: int
 
 
+class NodeValue(ctypes.Structure):
+    """struct l7_node."""
+
+    _fields_: ClassVar = [("cookie", ctypes.c_uint64), ("probes", ctypes.c_uint32), ("pad", ctypes.c_uint32)]
+    cookie: int
+    probes: int
+
+
+class ServiceKey(ctypes.Structure):
+    """struct l7_service_key."""
+
+    _fields_: ClassVar = [
+        ("addr", ctypes.c_uint8 * 16),
+        ("port_be", ctypes.c_uint16),
+        ("protocol", ctypes.c_uint8),
+        ("pad", ctypes.c_uint8),
+    ]
+
+
+class Backend(ctypes.Structure):
+    """struct l7_backend."""
+
+    _fields_: ClassVar = [("addr", ctypes.c_uint8 * 16), ("port_be", ctypes.c_uint16), ("pad", ctypes.c_uint16)]
+
+
 MIRRORS: dict[str, type[ctypes.Structure]] = {
     "l7_endpoint": EndpointValue,
     "l7_verdict_key": VerdictKeyC,
     "l7_verdict": VerdictValue,
     "l7_identity_key": IdentityKey,
     "l7_event": Event,
+    "l7_node": NodeValue,
+    "l7_service_key": ServiceKey,
+    "l7_backend": Backend,
 }
 
 

@@ -57,6 +57,8 @@ MAPS = (
     "l7_identities",
     "l7_listeners",
     "l7_own_cgroups",
+    "l7_nodes",
+    "l7_opened",
     "l7_services",
     "l7_flows",
     "l7_seen",
@@ -74,6 +76,7 @@ PROGRAMS = (
     ("gate.bpf.c", "l7_gate", libbpf.PROG_SCHED_CLS, 0),
     ("gate_in.bpf.c", "l7_gate_in", libbpf.PROG_SCHED_CLS, 0),
     ("setsockopt.bpf.c", "l7_setsockopt", libbpf.PROG_CGROUP_SOCKOPT, libbpf.CGROUP_SETSOCKOPT),
+    ("nodeops.bpf.c", "l7_nodeops", libbpf.PROG_SOCK_OPS, libbpf.CGROUP_SOCK_OPS),
     ("sockops.bpf.c", "l7_sockops", libbpf.PROG_SOCK_OPS, libbpf.CGROUP_SOCK_OPS),
 )
 

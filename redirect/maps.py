@@ -17,6 +17,7 @@ from redirect.layout import (
     REASONS,
     EndpointValue,
     IdentityKey,
+    NodeValue,
     VerdictKeyC,
     VerdictValue,
     listener_index,
@@ -224,6 +225,9 @@ class Maps:
 
     def del_own_cgroup(self, number: int) -> None:
         libbpf.map_delete(self.fd("l7_own_cgroups"), U64.pack(number), "l7_own_cgroups")
+
+    def set_node(self, cookie: int, probes: bool) -> None:
+        libbpf.map_update(self.fd("l7_nodes"), U32.pack(0), NodeValue(cookie=cookie, probes=probes), "l7_nodes")
 
     def counters(self) -> dict[str, int]:
         cpus = libbpf.possible_cpus()

@@ -41,6 +41,7 @@ from redirect.types import (
 __all__ = ["Answer", "Direction", "Endpoint", "Flags", "Kernel", "VerdictKey"]
 
 CONNECT_HOOKS = ("l7_connect4", "l7_connect6", "l7_sendmsg4", "l7_sendmsg6")
+ROOT_HOOKS = (*CONNECT_HOOKS, "l7_nodeops")
 POD, GUARD, BINDER = "pod_", "guard_", "binder_"
 
 
@@ -81,7 +82,8 @@ class Kernel:
     # Programs and links.
 
     def attach_cgroup(self, path: str | os.PathLike[str]) -> None:
-        """Attach the connect hooks to this cgroup (with all below it), or replace the programs of our links there.
+        """Attach the hooks of every pod to this cgroup (with all below it), or replace the programs of our links there:
+        those on connect and sendmsg, and the one that remembers what the node opens.
 
         Raises:
             RedirectError: the kernel refused; or pods are steered whose endpoints are not in the maps (the loader made
@@ -92,7 +94,7 @@ class Kernel:
             raise RedirectError(
                 f"endpoints {sorted(unknown)} are steered but not in the maps: set or detach them first"
             )
-        for name in CONNECT_HOOKS:
+        for name in ROOT_HOOKS:
             self._attach_to_cgroup(name, name, path)
 
     def _attach_to_cgroup(self, name: str, program_name: str, path: str | os.PathLike[str]) -> None:
@@ -113,8 +115,8 @@ class Kernel:
             os.close(program)
 
     def detach_cgroup(self) -> None:
-        """Take the connect hooks away."""
-        for name in CONNECT_HOOKS:
+        """Take away what ``attach_cgroup`` attached."""
+        for name in ROOT_HOOKS:
             self._drop(name)
 
     def attach_pod(
@@ -306,6 +308,15 @@ class Kernel:
     def set_identities(self, identities: Mapping[Network, int]) -> None:
         """Make these the identities of addresses; only differences are written. The longest prefix wins."""
         self.maps.set_identities(identities)
+
+    def set_node(self, cookie: int, probes: bool) -> None:
+        """The netns of this node itself, by its cookie: what processes there open is the node's own (identities 1 and
+        11 at ingress); all else that comes from its address is judged as world. UDP always is.
+
+        ``probes``: its own connections pass, unless a deny rule says no; a record says ``node_probe`` where the rules
+        would have refused or steered them. Cookie 0: no one is the node.
+        """
+        self.maps.set_node(cookie, probes)
 
     def set_listener(
         self, endpoint: int, direction: Direction, family: int, slot: int, sock: socket.socket | int

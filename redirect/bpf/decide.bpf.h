@@ -141,11 +141,31 @@ static __always_inline u32 l7_identity_to(const struct l7_addr *dst, u8 protocol
     return l7_identity_of(&backend->addr);
 }
 
+#define L7_OPENED_NS 10000000000LL // 10 s: a SYN is sent again after 1, 3 and 7. Later the port may be somebody else's
+
+static __always_inline bool l7_is_node(u32 identity) {
+    return identity == L7_ID_HOST || identity == L7_ID_HOST_APISERVER;
+}
+
+// Whether a process of this node opened the connection, just now.
+static __always_inline bool l7_opened_here(const struct l7_addr *src, const struct l7_addr *dst, u16 sport, u16 dport) {
+    struct l7_tuple key = {};
+    key.src = *src;
+    key.dst = *dst;
+    key.sport = sport;
+    key.dport = dport;
+    u64 *when = l7_opened.lookup(&key);
+    return when && (s64)(bpf_ktime_get_ns() - *when) < L7_OPENED_NS;
+}
+
+static __always_inline u32 l7_world_of(const struct l7_addr *addr) {
+    return l7_is4(addr) ? L7_ID_WORLD4 : L7_ID_WORLD6;
+}
+
 // The identity that a source is judged by. The address of this node proves nothing: what comes from elsewhere is
-// masqueraded to it. It counts as the node's own only where a process of the node was seen to open the connection.
+// masqueraded to it. It counts as the node's own only where a process of the node was seen to open the connection
+// (l7_opened_here), which is known of TCP alone.
 static __always_inline u32 l7_identity_from(const struct l7_addr *src) {
     u32 identity = l7_identity_of(src);
-    if (identity == L7_ID_HOST || identity == L7_ID_HOST_APISERVER)
-        return l7_is4(src) ? L7_ID_WORLD4 : L7_ID_WORLD6;
-    return identity;
+    return l7_is_node(identity) ? l7_world_of(src) : identity;
 }

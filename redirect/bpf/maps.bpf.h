@@ -15,6 +15,8 @@ BPF_TABLE("sockmap", u32, int, l7_listeners, L7_MAX_ENDPOINTS * 2 * 2 * L7_SLOTS
 BPF_F_TABLE("hash", u64, u8, l7_own_cgroups, 64, BPF_F_NO_PREALLOC);
 BPF_TABLE("lru_hash", struct l7_seen_key, struct l7_seen, l7_seen, 8192);
 BPF_F_TABLE("hash", struct l7_service_key, struct l7_backend, l7_services, 16384, BPF_F_NO_PREALLOC);
+BPF_TABLE("array", u32, struct l7_node, l7_nodes, 1);
+BPF_TABLE("lru_hash", struct l7_tuple, u64, l7_opened, 8192);
 BPF_TABLE("lru_hash", struct l7_flow_key, struct l7_flow, l7_flows, 65536);
 BPF_RINGBUF_OUTPUT(l7_events, 64);
 BPF_TABLE("percpu_array", u32, u64, l7_counters, L7_R_MAX);

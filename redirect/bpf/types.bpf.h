@@ -139,6 +139,21 @@ struct l7_seen {
     u32 pad;
 };
 
+// l7_nodes, one entry: the node itself.
+struct l7_node {
+    u64 cookie; // of its netns; 0: not set, and no one is the node
+    u32 probes; // not 0: what it opens passes, unless a deny rule says no
+    u32 pad;
+};
+
+// l7_opened: a connection that a process of the node opened, and when (CLOCK_MONOTONIC).
+struct l7_tuple {
+    struct l7_addr src;
+    struct l7_addr dst;
+    u16 sport;
+    u16 dport;
+};
+
 // l7_services: where the routing of services puts what a service's address and port stand for. Nobody fills it yet.
 struct l7_service_key {
     struct l7_addr addr;

@@ -118,7 +118,49 @@ class App:
         self._thread.join(5)
 
 
-class Pod:
+class Inside:
+    """A netns and a cgroup to run code in."""
+
+    netns_name: str
+    cgroup: Path
+
+    def start(self, code: str, *arguments: str, who: str = "nobody") -> subprocess.Popen[str]:
+        """Start Python code inside, as ``nobody`` (uid 65534), ``container`` (default capabilities) or ``root``."""
+        command = [sys.executable, "-S", "-E", "-c", ENTER, str(NETNS_DIR / self.netns_name), str(self.cgroup), who]
+        text = HELPERS + textwrap.dedent(code)
+        return subprocess.Popen(  # noqa: S603 - our own interpreter
+            [*command, text, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, code: str, *arguments: str, who: str = "nobody", timeout_s: float = 30) -> Any:
+        """Run Python code inside and return the JSON it said."""
+        with self.start(code, *arguments, who=who) as process:
+            out, err = process.communicate(timeout=timeout_s)
+        assert process.returncode == 0, err
+        return json.loads(out.splitlines()[-1])
+
+    def connect(self, host: str, port: int, *, who: str = "nobody", before: str = "None", after: str = "None") -> Any:
+        """Connect from inside and read a line: [outcome, line, getpeername, getsockname]."""
+        return self.run(f"say(attempt({host!r}, {port}, before={before}, after={after}))", who=who)
+
+
+class Node(Inside):
+    """The node's own netns, with a cgroup for its processes."""
+
+    def __init__(self, net: Net) -> None:
+        self.netns_name, self.cgroup = net.name, net.cgroup / "node"
+        self.cgroup.mkdir()
+        self.netns = Netns.open(NETNS_DIR / net.name)
+
+    def close(self) -> None:
+        self.netns.close()
+
+
+class Pod(Inside):
     """One pod: netns with eth0 on the node's bridge, a cgroup, an address per family."""
 
     def __init__(self, net: Net, name: str, number: int) -> None:
@@ -158,29 +200,6 @@ class Pod:
 
     def address(self, family: int) -> str:
         return self.ip6 if family == socket.AF_INET6 else self.ip4
-
-    def start(self, code: str, *arguments: str, who: str = "nobody") -> subprocess.Popen[str]:
-        """Start Python code inside, as ``nobody`` (uid 65534), ``container`` (default capabilities) or ``root``."""
-        command = [sys.executable, "-S", "-E", "-c", ENTER, str(NETNS_DIR / self.netns_name), str(self.cgroup), who]
-        text = HELPERS + textwrap.dedent(code)
-        return subprocess.Popen(  # noqa: S603 - our own interpreter
-            [*command, text, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            stdin=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, code: str, *arguments: str, who: str = "nobody", timeout_s: float = 30) -> Any:
-        """Run Python code inside and return the JSON it said."""
-        with self.start(code, *arguments, who=who) as process:
-            out, err = process.communicate(timeout=timeout_s)
-        assert process.returncode == 0, err
-        return json.loads(out.splitlines()[-1])
-
-    def connect(self, host: str, port: int, *, who: str = "nobody", before: str = "None", after: str = "None") -> Any:
-        """Connect from inside and read a line: [outcome, line, getpeername, getsockname]."""
-        return self.run(f"say(attempt({host!r}, {port}, before={before}, after={after}))", who=who)
 
     def close(self) -> None:
         self.netns.close()

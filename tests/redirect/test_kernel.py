@@ -66,7 +66,9 @@ def test_everything_survives_the_agent(steered: Steered, bpffs: Path) -> None:
     assert fresh.endpoints() == {endpoint: Endpoint(endpoint, cookie, Flags.INGRESS, addresses)}
     assert fresh.maps.verdicts(endpoint) == verdicts
     assert [(one.endpoint, one.netns_inode) for one in fresh.attached()] == [(endpoint, steered.server.netns.inode)]
-    assert len(fresh.link_fds()) == 7  # connect4, connect6, the pod's program, its guard and its binder
+    assert (
+        len(fresh.link_fds()) == 8
+    )  # connect and sendmsg for two families, the node's, the pod's program, its guard and its binder
     fresh.attach_cgroup(steered.net.cgroup)
     fresh.attach_pod(steered.server.netns, endpoint, addresses)
     assert steered.client.connect(steered.server.ip4, DENIED)[0] == "ECONNREFUSED"
@@ -93,6 +95,9 @@ def test_attaching_again_replaces_the_program_of_the_same_link(steered: Steered,
         "guard_8",
         "l7_connect4",
         "l7_connect6",
+        "l7_nodeops",
+        "l7_sendmsg4",
+        "l7_sendmsg6",
         "pod_8",
     ]
 
