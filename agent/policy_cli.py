@@ -179,6 +179,9 @@ def load_policies(paths: Sequence[Path]) -> "PolicySet":
     from policies.load import load_files
     from policies.places import with_documents
 
+    for path in paths:
+        if path.is_dir() and not policy_files([path]):
+            print(f"tulle: '{path}' holds no policy file (.yaml, .yml, .json)", file=sys.stderr)
     try:
         documents = load_files(policy_files(paths))
         return with_documents(compile_policies(documents), documents)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from ipaddress import ip_address, ip_network
 
-from policies.engine import DEFAULT_ALLOW, DEFAULT_DENY, Engine, HttpRequest, KafkaRequest
+from policies.engine import DEFAULT_ALLOW, DEFAULT_DENY, Engine, HeaderEdit, HttpRequest, KafkaRequest
 from policies.inventory import Inventory, Pod
 from policies.policyset import CidrPeer, EntityPeer, Grant, Peer, Place, PolicySet, PortSpec, Section, ServicePeer
 from policies.resolve import resolve
@@ -77,12 +77,18 @@ class Judgement:
     reason: str
     audited: bool = False
     requests: bool = False
+    edits: tuple[HeaderEdit, ...] = ()
+    """Changes to the request's headers, which the next side sees."""
 
 
 @dataclass(frozen=True, slots=True)
 class Considered:
     """One rule that was looked at. matched: it speaks of this peer, port and request; why: what did not fit, or what it
-    does. place: None where the text is not at hand."""
+    does. place: None where the text is not at hand.
+
+    l7: "http" or "kafka" for an entry that has such rules, and for these rules themselves (then rule_of_l7); l7_denies:
+    one of the entry's rules denies.
+    """
 
     rule: str
     place: Place | None
@@ -90,7 +96,8 @@ class Considered:
     why: str
     deny: bool = False
     audit: bool = False
-    l7: bool = False
+    l7: str = ""
+    l7_denies: bool = False
     rule_of_l7: bool = False
 
 
@@ -250,7 +257,7 @@ def judge(engine: Engine, endpoint_id: int, direction: Direction, identity: int,
         verdict = engine.decide_kafka(endpoint_id, direction, identity, question.port, question.kafka)
     else:
         raise AssertionError("one of the two was there")
-    return Judgement(verdict.allow, verdict.rule, verdict.reason, verdict.audited, binding)
+    return Judgement(verdict.allow, verdict.rule, verdict.reason, verdict.audited, binding, verdict.edits)
 
 
 def _connection(verdict: ConnectionVerdict, question: Question) -> Judgement:
@@ -284,10 +291,26 @@ def explain(policies: PolicySet, inventory: Inventory, client: End, server: End,
     for own, peer, direction in ((client, server, Direction.EGRESS), (server, client, Direction.INGRESS)):
         if own.pod is not None:
             identity = _identity(rules, peer, ids, direction)
-            sides.append(
-                explain_side(policies, inventory, engine, ids[own.text], direction, identity, question, peer.text)
-            )
+            side = explain_side(policies, inventory, engine, ids[own.text], direction, identity, question, peer.text)
+            sides.append(side)
+            if question.http is not None and side.judgement.edits:
+                question = replace(question, http=edited(question.http, side.judgement.edits))
     return Explanation(tuple(sides))
+
+
+def edited(request: HttpRequest, edits: Iterable[HeaderEdit]) -> HttpRequest:
+    """The request as it leaves a side that changes its headers (the proxy does the same to its fields)."""
+    headers = list(request.headers)
+    for edit in edits:
+        name, value = edit.name.encode("latin-1"), edit.value.encode()
+        place = next((i for i, (have, _) in enumerate(headers) if have == name), len(headers))
+        if edit.action is Mismatch.ADD:
+            headers.append((name, value))
+            continue
+        headers = [pair for pair in headers if pair[0] != name]
+        if edit.action is Mismatch.REPLACE:
+            headers.insert(place, (name, value))
+    return HttpRequest(request.method, request.path, request.host, tuple(headers))
 
 
 def _identity(rules: RuleSet, end: End, ids: dict[str, int], direction: Direction) -> int:
@@ -318,7 +341,7 @@ def explain_side(
     rules = endpoint.direction(direction)
     judgement = judge(engine, endpoint_id, direction, identity, question)
     considered = tuple(_considered(policies, inventory, endpoint, direction, identity, question, peer))
-    _check(judgement, rules, considered, engine, endpoint_id, direction, identity, question)
+    _check(judgement, rules, considered, question)
     return Side(
         direction,
         f"{endpoint.namespace}/{endpoint.name}",
@@ -387,7 +410,8 @@ def _of_grant(
     place, audit = policies.places.get(name), section.options.audit
     fits = [line for line in lines if line.names(identity) and line.covers(question.protocol, question.port)]
     wrong = "" if fits else _why_not(grants, lines, identity, question, peer)
-    l7 = grant.http is not None or grant.kafka is not None
+    l7 = "http" if grant.http is not None else "kafka" if grant.kafka is not None else ""
+    rules: list[HttpRule | KafkaRule] = [*(grant.http or ()), *(grant.kafka or ())]
     if wrong:
         why = wrong
     elif grant.deny:
@@ -396,8 +420,7 @@ def _of_grant(
         why = "allows this peer on this port, every request included"
     else:
         why = "names this peer and port; requests are judged by its rules"
-    yield Considered(name, place, not wrong, why, grant.deny, audit, l7)
-    rules: Iterable[HttpRule | KafkaRule] = [*(grant.http or ()), *(grant.kafka or ())]
+    yield Considered(name, place, not wrong, why, grant.deny, audit, l7, any(rule.deny for rule in rules))
     for rule in rules:
         where = policies.places.get(rule.name, place)
         if wrong:
@@ -405,10 +428,10 @@ def _of_grant(
         else:
             differs = part_that_differs(rule, question)
             if differs is None:
-                yield Considered(rule.name, where, True, _does(rule), rule.deny, audit, True, True)
+                yield Considered(rule.name, where, True, _does(rule), rule.deny, audit, l7, rule_of_l7=True)
                 continue
             why = differs
-        yield Considered(rule.name, where, False, why, rule.deny, audit, True, True)
+        yield Considered(rule.name, where, False, why, rule.deny, audit, l7, rule_of_l7=True)
 
 
 def _does(rule: HttpRule | KafkaRule) -> str:
@@ -503,16 +526,10 @@ def _check(
     judgement: Judgement,
     rules: DirectionRules,
     considered: Sequence[Considered],
-    engine: Engine,
-    endpoint_id: int,
-    direction: Direction,
-    identity: int,
     question: Question,
 ) -> None:
     """The algebra once more, from the rules one by one."""
     if judgement.rule in (NODE_PROBE, PROTOCOL):
-        return
-    if engine.protocol_of(endpoint_id, direction, identity, question.port) == "conflict":
         return
     request = question.http is not None or question.kafka is not None
     mine = [one for one in considered if not one.audit]
@@ -530,10 +547,15 @@ def _allowed(considered: Iterable[Considered], default_deny: bool, request: bool
         return False
     if not request or not any(one.l7 for one in grants):
         return bool(grants) or not default_deny
+    open_to_all = any(not one.l7 for one in grants)
+    if open_to_all and not any(one.l7_denies for one in grants):
+        return True
+    if len({one.l7 for one in grants} - {""}) > 1:
+        return False
     inside = [one for one in matched if one.rule_of_l7]
     if any(one.deny for one in inside):
         return False
-    return bool(inside) or not default_deny or any(not one.l7 for one in grants)
+    return bool(inside) or not default_deny or open_to_all
 
 
 def protocol_name(protocol: int) -> str:

@@ -321,7 +321,8 @@ def denied_forms(text: str) -> Iterable[tuple[str, str]]:
     if "%" in path:
         paths.add(unquote(path, errors="replace"))
     if ";" in path or "%3B" in path:
-        paths |= {_SLASHES.sub("/", _PARAMETERS.sub("", each)) for each in paths}
+        paths |= {_PARAMETERS.sub("", each) for each in paths}
+    paths |= {_SLASHES.sub("/", each) for each in paths}  # parameters may have stood alone; merging can be switched off
     forms = [(f"{each}?{query}", each) for each in sorted(paths)] if mark else []
     return forms + [(each, each) for each in sorted(paths)]
 

@@ -15,9 +15,10 @@ class Limits:
     headers: fields of one head. Browsers send about 20; 100 bounds what one head may cost to judge. Crossing: 431.
     head_read_s: from the first byte of a request head to its last. A head is one packet or two; slowloris sends a byte
         a minute. Crossing: 408 and close.
-    detect_s: where only policies in mode audit judge requests and a client says nothing this long, the server is
-        thought to speak first, and the connection passes unparsed: mode audit never blocks. HTTP clients send their
-        first request at once, or keep the connection for later, which then is recorded as one that was not judged.
+    detect_s: where only policies in mode audit judge requests and a client has sent no whole head after this, the
+        server is thought to speak first, and the connection passes unparsed: mode audit never blocks. HTTP clients send
+        their first request at once, or keep the connection for later, which then is recorded as one that was not
+        judged.
     idle_s: nothing moved on a connection in either direction: between requests, while a response is awaited, in a body.
         An hour, as long polls and database-like keep-alive pools are legitimate and an idle connection costs few KiB.
         It is also the longest wait for a response's first byte. Crossing: close; 504 when a response was awaited.

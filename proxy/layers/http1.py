@@ -17,6 +17,7 @@ INVARIANT: bytes go upstream only with the permit of the verdict on the request 
 INVARIANT: a flow that is over (`over`) sends no command but those that end it.
 """
 
+import re
 from collections.abc import Callable
 
 from parsers.errors import RemoteProtocolError
@@ -45,6 +46,17 @@ from proxy.flow_event import AUDIT, DROPPED, ERROR, FORWARDED, RULE_LIMIT, RULE_
 from proxy.layers.answers import answer_head, body_of
 from proxy.layers.exchange import Exchange, LowerFields, edited
 from proxy.layers.opaque import OpaqueLayer
+
+# RFC 9112 3, loosely: what is none of these cannot become a request, however long one waits for the rest of its head.
+_REQUEST_LINE = re.compile(rb"[!-~]+ [!-~]+ HTTP/1\.[01]\r?")
+_FIRST_PIECES = 16  # reads; who sends byte by byte is found out by the timer
+_BINARY = re.compile(rb"[^ -~\r]")
+
+
+def _is_no_request(start: bytes) -> bool:
+    """Whether what a client began with is another protocol. Asked only where such may pass, and then at once."""
+    line, end, _ = start.lstrip(b"\r\n").partition(b"\n")
+    return _REQUEST_LINE.fullmatch(line) is None if end else _BINARY.search(line) is not None
 
 
 def _asks_for_upgrade(head: RequestHead) -> bool:
@@ -112,6 +124,9 @@ class Http1Layer:
         """Bytes of requests."""
         if self._raw is not None:
             self._raw.append(data)
+            other = len(self._raw) <= _FIRST_PIECES and _is_no_request(b"".join(self._raw))
+            if other and self._passes("not http, no request line"):
+                return
         self._down.receive(data)
         if self._held:
             self._edge.pause_downstream()
@@ -247,7 +262,8 @@ class Http1Layer:
         if self._exchange is None and not self._head_timer and self._down.buffered:
             if self._request_state == self.state_idle:
                 self._head_timer = True
-                self._edge.set_timer(Timer.HEAD, self._flow.limits.head_read_s)
+                limits = self._flow.limits
+                self._edge.set_timer(Timer.HEAD, limits.head_read_s if self._raw is None else limits.detect_s)
         elif self._exchange is not None:
             self._moved(self._exchange)
 

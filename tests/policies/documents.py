@@ -7,9 +7,11 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import yaml
+from hypothesis import settings
 from hypothesis import strategies as st
 
 Body = dict[str, Any]
@@ -44,6 +46,9 @@ class Words:
 
 
 WORDS = Words()
+_PROFILE = settings.default or settings()
+fewer = settings(max_examples=max(20, _PROFILE.max_examples // 4))
+"""For properties of whole documents, where one example asks hundreds of questions."""
 
 
 class Maker:
@@ -100,9 +105,9 @@ class Maker:
         """A Cilium spec that says something."""
         spec: Body = {"endpointSelector": self.selector(namespaces=clusterwide)}
         for direction in self._choose([["ingress"], ["ingress"], ["egress"], ["ingress", "egress"]]):
-            spec[direction] = self.several(lambda d=direction: self.rule(d, l7, tulle), 1, 2)
+            spec[direction] = self.several(partial(self.rule, direction, l7, tulle), 1, 2)
             if self.chance(3):
-                spec[f"{direction}Deny"] = self.several(lambda d=direction: self.deny_rule(d), 1, 1)
+                spec[f"{direction}Deny"] = self.several(partial(self.deny_rule, direction), 1, 1)
             if self.chance(8):
                 spec["enableDefaultDeny"] = {direction: self.chance()}
         return spec
@@ -230,7 +235,7 @@ class Maker:
             spec["policyTypes"] = types
         for direction, peers in (("ingress", "from"), ("egress", "to")):
             if direction.capitalize() in (types or ["Ingress"]):
-                spec[direction] = self.several(lambda p=peers: self.kubernetes_rule(p), 0, 2)
+                spec[direction] = self.several(partial(self.kubernetes_rule, peers), 0, 2)
         return spec
 
     def kubernetes_rule(self, peers: str) -> Body:

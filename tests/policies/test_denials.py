@@ -229,7 +229,7 @@ def test_l4_denials_are_the_same_from_both_sides() -> None:
     egress = World(
         policy(
             "endpointSelector: {matchLabels: {app: intruder}}\negress: [{toEntities: [all]}]\n"
-            "egressDeny: [{toEndpoints: [{matchLabels: {app: web}}], toPorts: [{ports: [{port: '80', protocol: TCP}]}]}]"
+            f"egressDeny: [{{toEndpoints: [{{matchLabels: {{app: web}}}}], {TCP80}}}]"
         )
     )
     for port in (80, 81):

@@ -57,6 +57,7 @@ def test_path_kinds(kind: PathKind, path: str, yes: list[str], no: list[str]) ->
     ("kind", "path", "evasions"),
     [
         (EXACT, "/admin", ["/ADMIN", "/admin;x", "/admin;x=1;y", "/;x/admin", "/%61dmin", "/admin%3Bx", "/admin?"]),
+        (EXACT, "/admin", ["//admin"]),
         (EXACT, "/a@b", ["/a%40b", "/A%40B"]),
         (EXACT, "/a%40b", ["/a@b"]),
         (EXACT, "/é", ["/%C3%A9"]),

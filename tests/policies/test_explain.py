@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.compile import compile_policies
-from policies.engine import DEFAULT_ALLOW, DEFAULT_DENY, Engine, HttpRequest, KafkaRequest
+from policies.engine import DEFAULT_ALLOW, DEFAULT_DENY, Engine, HeaderEdit, HttpRequest, KafkaRequest
 from policies.explain import (
     NODE_PROBE,
     PROTOCOL,
@@ -16,6 +16,7 @@ from policies.explain import (
     Explanation,
     Question,
     UnknownEnd,
+    edited,
     explain,
     find_end,
     find_port,
@@ -41,6 +42,7 @@ from policies.ruleset import (
     Reserved,
 )
 from policies.selector import NAMESPACE_LABEL, Operator, Requirement, Selector
+from proxy.layers import exchange
 from proxy.peers import Peers
 
 PODS = (
@@ -253,6 +255,40 @@ def test_addresses_are_found_as_the_proxy_finds_them(address: str) -> None:
     assert identity_of(rules, address) == Peers(rules).find(address)[0]
 
 
+def test_a_header_that_egress_adds_is_seen_at_ingress() -> None:
+    egress = """\
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: e}
+spec:
+  endpointSelector: {matchLabels: {app: frontend}}
+  egress:
+    - toPorts:
+        - ports: [{port: "80", protocol: TCP}]
+          rules: {http: [{headerMatches: [{name: X-Key, value: secret, mismatch: ADD}]}]}
+"""
+    assert not ask(DOCUMENT, http=get("/header")).allow
+    assert ask(f"{DOCUMENT}---\n{egress}", http=get("/header")).allow
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([b"a", b"b"]), st.sampled_from([b"1", b"2"])), max_size=4),
+    st.lists(
+        st.builds(
+            HeaderEdit,
+            st.sampled_from([Mismatch.ADD, Mismatch.DELETE, Mismatch.REPLACE]),
+            st.sampled_from(["a", "b"]),
+            st.sampled_from(["", "1", "3"]),
+        ),
+        max_size=3,
+    ),
+)
+def test_headers_are_edited_as_the_proxy_edits_them(
+    headers: list[tuple[bytes, bytes]], edits: list[HeaderEdit]
+) -> None:
+    assert list(edited(get("/", "", headers), edits).headers) == exchange.edited(list(headers), edits)
+
+
 # -- random policies: the trace agrees with the engine, or `explain` raises
 
 
@@ -422,7 +458,10 @@ def _by_the_engine_alone(policies: PolicySet, client: End, server: End, question
         kind = engine.protocol_of(*at)
         if question.http is not None:
             if kind in ("http", "conflict"):
-                allow &= engine.decide(*at, question.http).allow
+                verdict = engine.decide(*at, question.http)
+                allow &= verdict.allow
+                fields = exchange.edited(list(question.http.headers), verdict.edits)
+                question = replace(question, http=replace(question.http, headers=fields))
             else:
                 allow &= connection.enforced.answer is not Answer.PROXY
         elif question.kafka is not None:

@@ -1,7 +1,7 @@
 """The kernel's look-ups over verdict_entries end as DirectionRules.connection does, and as the engine does."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.engine import Engine
@@ -19,12 +19,12 @@ from policies.ruleset import (
     Line,
     RuleSet,
 )
-from tests.policies.documents import texts_of_documents
-from tests.policies.rulesets import IDENTITIES, RANGES, REF, endpoints
+from tests.policies.documents import fewer, texts_of_documents
+from tests.policies.rulesets import RANGES, REF, endpoints
 from tests.policies.world import ALLOW, DENY, INGRESS, PROXY, World
 
 L4_ALL = Line("l4", REF, None)
-PEERS = (0, *IDENTITIES, 999)
+PEERS = (0, 9, 256, 257, 999)
 PASS: Value = (int(ALLOW), 0)
 
 
@@ -74,6 +74,7 @@ def edges(rules: EndpointRules) -> list[int]:
     return sorted(port for port in ends if 0 <= port <= MAX_PORT)
 
 
+@fewer
 @given(endpoints)
 def test_look_ups_agree_with_judge_peer(rules: EndpointRules) -> None:
     entries = verdict_entries(rules)
@@ -85,6 +86,7 @@ def test_look_ups_agree_with_judge_peer(rules: EndpointRules) -> None:
                 assert looked_up(rules, entries, direction, identity, TCP, port)[0] == answer
 
 
+@fewer
 @given(endpoints)
 def test_look_ups_agree_at_the_ends_of_ranges(rules: EndpointRules) -> None:
     entries = verdict_entries(rules)
@@ -111,7 +113,7 @@ def test_any_range_and_a_denial_inside_it(one: int, other: int, inner: tuple[int
             assert got == expected(rules.ingress, TCP, port, identity)
 
 
-@settings(max_examples=max(20, settings.default.max_examples // 5))
+@fewer
 @given(texts_of_documents())
 def test_look_ups_agree_for_documents(texts: list[str]) -> None:
     world = World(*texts)
@@ -125,6 +127,7 @@ def test_look_ups_agree_for_documents(texts: list[str]) -> None:
                         assert looked_up(rules, entries, direction, identity, protocol, port) == wanted
 
 
+@fewer
 @given(endpoints)
 def test_every_entry_is_needed(rules: EndpointRules) -> None:
     entries = verdict_entries(rules)

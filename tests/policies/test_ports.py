@@ -178,3 +178,9 @@ def test_l7_rules_are_for_tcp(port: str, answer: Answer) -> None:
 def test_ports_that_are_none(port: str) -> None:
     with pytest.raises(PolicyError):
         with_ports(f"[{port}]")
+
+
+@pytest.mark.parametrize("port", ["{port: 0}", "{port: '0', protocol: TCP}"])
+def test_l7_rules_need_a_port(port: str) -> None:
+    with pytest.raises(PolicyError):
+        with_ports(f"[{port}]", ", rules: {http: [{method: GET}]}")

@@ -4,21 +4,19 @@ import random
 from itertools import product
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.compile import compile_policies
 from policies.ruleset import TCP, UDP, Answer, Direction
 from policies.wire import decode, encode
-from tests.policies.documents import Body, Maker, bodies, dumped, dumped_json, makers
+from tests.policies.documents import Body, Maker, bodies, dumped, dumped_json, fewer, makers
 from tests.policies.world import ICMP, PODS, World, documents, policy
 
 PEERS = ("frontend", "other/frontend", "node-c", "203.0.113.10", None)
 ENDPOINTS = ("web", "other/web")
 PLACES = ((TCP, 80), (TCP, 8080), (UDP, 53), (ICMP, 0))
 LINES = ("GET /a", "POST /b/1?k=v", "DELETE /")
-fewer = settings(max_examples=max(20, settings.default.max_examples // 3))
-"""For properties that ask two or three worlds everything."""
 
 type Place = tuple[str, str | None, int, int, Direction]
 type Found = dict[Place, tuple[Answer, tuple[bool, ...]]]
@@ -60,6 +58,7 @@ def touching(direction: str, **rules: list[Body]) -> Body:
     }
 
 
+@fewer
 @given(bodies(), st.randoms(use_true_random=False))
 def test_order_of_files_never_matters(found: list[Body], chance: random.Random) -> None:
     files = list(map(dumped_json, found))
@@ -199,6 +198,7 @@ def test_two_documents_are_the_union_where_both_select(one: list[Body], other: l
         assert (answer is Answer.DENY) == all(found[place][0] is Answer.DENY for found in selecting)
 
 
+@fewer
 @given(bodies())
 def test_connection_and_request_never_contradict(found: list[Body]) -> None:
     """A refused connection has no allowed request, an unproxied one no denied request, a verdict always its names."""
@@ -214,12 +214,14 @@ def test_connection_and_request_never_contradict(found: list[Body]) -> None:
         assert verdict.reason
 
 
+@fewer
 @given(bodies(least=0))
 def test_a_rule_set_survives_the_wire(found: list[Body]) -> None:
     world = world_of(found)
     assert decode(encode(world.rules)) == world.rules
 
 
+@fewer
 @given(bodies(most=2))
 def test_the_digest_is_of_what_is_said(found: list[Body]) -> None:
     files = list(map(dumped, found))
@@ -243,6 +245,7 @@ def test_what_is_read_and_written_again_says_the_same(found: list[Body]) -> None
     assert world_of(again).rules == world_of(found).rules
 
 
+@fewer
 @given(bodies(most=2))
 def test_every_rule_has_a_place(found: list[Body]) -> None:
     """Every name that a verdict can give is one that `explain` finds in a file."""
@@ -250,5 +253,5 @@ def test_every_rule_has_a_place(found: list[Body]) -> None:
     for section in policies.sections:
         for grant in (*(section.ingress or ()), *(section.egress or ())):
             assert grant.name in policies.places
-            for rule in (*(grant.http or ()), *(grant.kafka or ())):
-                assert rule.name in policies.places
+            assert all(rule.name in policies.places for rule in grant.http or ())
+            assert all(rule.name in policies.places for rule in grant.kafka or ())

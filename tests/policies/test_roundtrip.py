@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.compile import compile_policies
-from policies.load import dump, load_text
+from policies.errors import PolicyError, Problem
+from policies.load import Document, dump, load_text
 
 type Data = dict[str, Any]  # a document as JSON has it: what stands in it differs from key to key
 
@@ -224,3 +225,51 @@ def test_every_name_has_a_place_and_no_name_two_rules(data: Data) -> None:
     assert len(set(names)) == len(names)
     assert set(names) <= set(policies.places)
     assert all(place.line > 1 for place in policies.places.values())
+
+
+def read(text: str) -> tuple[list[Document], list[Problem]]:
+    """The documents, or what is wrong with them."""
+    try:
+        return load_text(text, "f.json"), []
+    except PolicyError as error:
+        return [], error.problems
+
+
+anything = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-1, 70_000),
+    st.sampled_from(["", "a", "10.0.0.0/8", "reserved:host", "[key]", "/a", "TCP"]),
+    st.just([]),
+    st.just({}),
+    st.just([{"port": 80}]),
+    st.just({"matchLabels": {"reserved:host": "", "a": "b"}}),
+)
+
+
+@given(documents(), st.data())
+def test_a_spoiled_document_is_read_or_refused_at_a_place(data: Data, draws: st.DataObject) -> None:
+    """Whatever stands wherever: no other exception, no problem without a line, and no secret name of ours in it."""
+    nodes: list[tuple[Any, Any]] = []  # every value, by what holds it
+
+    def walk(node: Any) -> None:  # Any: a part of a document
+        for key in list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
+            nodes.append((node, key))
+            walk(node[key])
+
+    data = json.loads(json.dumps(data))  # parts are shared between documents
+    walk(data)
+    for _ in range(draws.draw(st.integers(1, 3))):
+        holder, key = draws.draw(st.sampled_from(nodes))
+        if key not in (holder if isinstance(holder, dict) else range(len(holder))):
+            continue
+        holder[key] = json.loads(json.dumps(draws.draw(anything)))
+    if draws.draw(st.booleans()) and isinstance(data.get("spec"), dict):
+        data["spec"][draws.draw(st.sampled_from(["mode", "ingress", "speck", "policyTypes", "[key]"]))] = draws.draw(
+            anything
+        )
+    documents, problems = read(json.dumps(data, indent=1))
+    assert all(problem.line > 0 and "\n" not in str(problem) for problem in problems)
+    assert not [str(each) for each in problems if "Annotated" in str(each) or "function-" in str(each)]
+    if documents:
+        assert compile_policies(load_text(dump(documents), "f")) == compile_policies(documents)

@@ -67,9 +67,16 @@ def test_a_request_that_it_would_allow_is_forwarded() -> None:
     """)
 
 
-def test_what_is_not_http_passes_unparsed() -> None:
-    opaque(">> downstream abc||", "not readable as http, bad_request_line", sent="abc||")
-    opaque(">> downstream \x16\x03\x01||", "not readable as http, control_octet", sent="\x16\x03\x01||")
+@pytest.mark.parametrize(
+    "sent", ["abc||", "PING|", "\x16\x03\x01", "PRI * HTTP/2.0||SM||", "|USER x|", "GET /|", "GET / HTTP/1.2|"]
+)
+def test_what_is_not_http_passes_unparsed_and_at_once(sent: str) -> None:
+    opaque(f">> downstream {sent}", "not http, no request line", sent=sent)
+
+
+def test_a_request_that_cannot_be_read_passes_unparsed() -> None:
+    request = "GET / HTTP/1.1|Host: a|Content-Length: 1|Content-Length: 2||"
+    opaque(f">> downstream {request}", "not readable as http, two_lengths", sent=request)
 
 
 def test_a_target_that_can_be_read_in_two_ways_passes_unparsed() -> None:
