@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_network
 
+from policies.describe import peer_text, port_text, selector_text, title
 from policies.engine import HttpRequest
 from policies.errors import Problem
-from policies.explain import matches, peer_text, port_text, selector_text, title
+from policies.explain import matches
 from policies.inventory import Inventory
 from policies.matchers import literals, matcher
 from policies.policyset import CidrPeer, EntityPeer, Grant, Peer, Place, PolicySet, PortSpec, Section, ServicePeer
