@@ -19,6 +19,8 @@ MAX_REMEMBERED = 256
 """Connections older than their policy that are remembered, for each pod."""
 MAX_LISTED = 100
 """Connections that `status` lists of each pod; the rest are counted."""
+OPEN = frozenset({"established", "fin_wait1", "fin_wait2", "close_wait"})
+"""States of a connection that has begun."""
 THIS_NODE = frozenset({Reserved.HOST, Reserved.HOST_KUBE_APISERVER})
 
 
@@ -33,19 +35,19 @@ class Ends(NamedTuple):
 
 def ends_of(live: Live) -> Ends:
     """Its ends."""
-    return Ends(live.local, live.local_port, live.remote, live.remote_port)
+    return Ends(str(live.local), live.local_port, str(live.remote), live.remote_port)
 
 
 def direct(live: Collection[Live], addresses: Collection[str], worker_uid: int) -> list[Live]:
     """Those of a pod's TCP connections that no proxy is in; addresses: the pod's own."""
-    tcp = [one for one in live if one.protocol == TCP]
-    ends = {ends_of(one) for one in tcp}
+    tcp = [(ends_of(one), one) for one in live if one.protocol == TCP and one.state in OPEN]
+    every = {ends for ends, _ in tcp}
     return [
         one
-        for one in tcp
-        if one.local in addresses
+        for ends, one in tcp
+        if ends.local in addresses
         and one.uid != worker_uid
-        and Ends(one.remote, one.remote_port, one.local, one.local_port) not in ends
+        and Ends(ends.remote, ends.remote_port, ends.local, ends.local_port) not in every
     ]
 
 
@@ -72,8 +74,8 @@ def verdict_of(rules: EndpointRules, peers: Peers, live: Live) -> ConnectionVerd
     direction = direction_of(live)
     part = rules.direction(direction)
     port = live.local_port if live.inbound else live.remote_port
-    found = part.connection(TCP, port, peers.judged(live.remote, direction))
-    identity = peers.find(live.remote)[0]
+    found = part.connection(TCP, port, peers.judged(str(live.remote), direction))
+    identity = peers.find(str(live.remote))[0]
     if live.inbound and found.answer is Answer.DENY and identity in THIS_NODE:
         return part.connection(TCP, port, identity)
     return found
@@ -100,7 +102,7 @@ def uncovered(
                 {
                     "pod": f"{rules.namespace}/{rules.name}",
                     "direction": direction.name.lower(),
-                    "peer": one.remote,
+                    "peer": str(one.remote),
                     "port": one.local_port if one.inbound else one.remote_port,
                     "protocol": "TCP",
                 }

@@ -493,7 +493,7 @@ def _totals(found: "Difference", skipped: Mapping[str, int], lost: int) -> dict[
 
 
 def _diff_report(found: "Difference", skipped: Mapping[str, int], lost: int) -> dict[str, object]:
-    from policies.explain import protocol_name
+    from policies.describe import protocol_name
 
     return {
         "totals": _totals(found, skipped, lost),
@@ -518,7 +518,7 @@ def _diff_report(found: "Difference", skipped: Mapping[str, int], lost: int) -> 
 
 
 def _print_difference(found: "Difference", skipped: Mapping[str, int], lost: int) -> None:
-    from policies.explain import protocol_name
+    from policies.describe import protocol_name
 
     for change in found.changes:
         port = f"{change.port}/{protocol_name(change.protocol)}"

@@ -87,11 +87,12 @@ def show(nodes: dict[str, Settings], out: TextIO, *, as_json: bool) -> int:
         out.write(json.dumps({"nodes": found}, indent=2) + "\n")
     else:
         for node in found:
-            _print(node, out)
+            print_node(node, out)
     return 0 if all(node["ready"] for node in found) else 1
 
 
-def _print(node: dict[str, object], out: TextIO) -> None:
+def print_node(node: dict[str, object], out: TextIO) -> None:
+    """One node for people."""
     state = "ready" if node["ready"] else "not ready"
     out.write(f"{node['name']}: {state}, revision {node['revision']}\n")
     processes: list[dict[str, object]] = node["processes"]  # type: ignore[assignment]  # made above

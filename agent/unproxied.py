@@ -71,7 +71,7 @@ class Unproxied:
 
     def _record(self, rules: RuleSet, mine: EndpointRules, live: Live) -> None:
         direction = direction_of(live)
-        local, remote = (live.local, live.local_port), (live.remote, live.remote_port)
+        local, remote = (str(live.local), live.local_port), (str(live.remote), live.remote_port)
         source, destination = (remote, local) if live.inbound else (local, remote)
         line = verdict_of(mine, peers_of(rules), live).enforced.line
         log.info("pod '%s/%s': a connection with %s is ended by a change", mine.namespace, mine.name, live.remote)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import Final
 
-from policies.explain import protocol_name
+from policies.describe import protocol_name
 from policies.flows import HIDDEN, Flow, HttpFlow, Party, plain
 from policies.ruleset import TCP, UDP, Direction
 from policies.selector import NAMESPACE_LABEL

@@ -113,6 +113,23 @@ class EndpointSelector(Strict):
             yield Wrong((*path, "matchLabels", NAMESPACE_LABEL), message)
 
 
+OURS_TO_WRITE = frozenset(
+    {
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Fields of a request that the proxy writes itself (RFC 9110 7.6.1, RFC 9112 6): a rule cannot change them."""
+
+
 class HeaderMatchModel(Strict):
     """value absent and "": presence is enough, as in Cilium. mismatch absent: the rule does not match."""
 
@@ -153,6 +170,9 @@ class HttpRuleModel(Strict):
             place = (*path, "headerMatches", i)
             if match.mismatch in ("ADD", "REPLACE") and not match.value:
                 yield Wrong((*place, "mismatch"), f"{match.mismatch} needs a value")
+            if match.mismatch in ("ADD", "DELETE", "REPLACE") and match.name.lower() in OURS_TO_WRITE:
+                message = f"{match.mismatch} cannot change {match.name.lower()}, which the proxy itself writes"
+                yield Wrong((*place, "mismatch"), message)
             if match.mismatch and self.action == "Deny":
                 yield Wrong((*place, "mismatch"), "a deny rule matches or does not: it changes no header")
 

@@ -3,14 +3,14 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from policies.explain import title
+from policies.describe import title
 from policies.load import Document
 from policies.policyset import Place, PolicySet
 from policies.ruleset import PolicyRef
 
 
 def with_documents(policies: PolicySet, documents: Iterable[Document]) -> PolicySet:
-    """The same set, in whose `places` each document is found by `explain.title`, too."""
+    """The same set, in whose `places` each document is found by `describe.title`, too."""
     places = {
         title(PolicyRef(document.kind, document.namespace, document.name)): Place(document.file, document.line)
         for document in documents

@@ -7,7 +7,7 @@ from typing import Final
 
 from policies.engine import Engine, HttpRequest
 from policies.explain import Judgement, Question, identity_of, judge
-from policies.flows import HIDDEN, RESERVED, Cast, Flow, Party, hides_a_key, loosened, plain, possible, tightened
+from policies.flows import RESERVED, Cast, Flow, Party, hides_a_key, loosened, plain, possible, tightened
 from policies.inventory import Inventory
 from policies.policyset import PolicySet, ServicePeer
 from policies.resolve import resolve
@@ -207,4 +207,4 @@ def unknown_without_inventory(policies: Iterable[PolicySet]) -> list[str]:
     return list(found)
 
 
-__all__ = ["HIDDEN", "Again", "Change", "Difference", "Replay", "compare", "unknown_without_inventory"]
+__all__ = ["Again", "Change", "Difference", "Replay", "compare", "unknown_without_inventory"]

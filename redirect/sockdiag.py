@@ -1,99 +1,105 @@
-"""Live connections of a netns, and ending single ones: sock_diag(7) over a netlink socket opened inside.
+"""The connections of a pod as the kernel has them, and an end to one: sock_diag over a netlink socket of our own.
 
-Only what has a peer is told of: TCP connections that can carry data, and connected UDP sockets.
+For ``onChange: close-denied``, which reaches connections that no worker sees, and for those that predate a policy. The
+structs are those of include/uapi/linux/inet_diag.h; a netlink socket keeps its netns, so it is opened inside.
 """
 
 from __future__ import annotations
 
 import errno
 import ipaddress
-import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from redirect.errors import RedirectError, kernel_error
+from redirect.errors import RedirectError, UnsupportedFeature, kernel_error
 from redirect.netns import Netns
+from redirect.types import Address
 
 __all__ = ["Live", "connections", "destroy"]
 
 NETLINK_SOCK_DIAG = 4
-SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 20, 21  # include/uapi/linux/sock_diag.h
+SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 20, 21
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
-REQUEST = struct.Struct("=BBBxI48s")  # struct inet_diag_req_v2
-MESSAGE = struct.Struct("=BBBB48sIIIII")  # struct inet_diag_msg
-SOCKET_ID = struct.Struct("!HH16s16s12x")  # struct inet_diag_sockid, without the device and the cookie at its end
-
-# include/net/tcp_states.h
-ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE, CLOSE_WAIT, LISTEN = 1, 4, 5, 7, 8, 10
-OPEN = 1 << ESTABLISHED | 1 << FIN_WAIT1 | 1 << FIN_WAIT2 | 1 << CLOSE_WAIT
-WAITING = {socket.IPPROTO_TCP: 1 << LISTEN, socket.IPPROTO_UDP: 1 << CLOSE}  # UDP: bound and not connected
-TIMEOUT_S = 5.0
-BUFFER = 1 << 18
-FAMILIES = (int(socket.AF_INET), int(socket.AF_INET6))
+REQUEST = struct.Struct("=BBBBI48s")  # struct inet_diag_req_v2; the last is struct inet_diag_sockid
+MESSAGE = struct.Struct("=BBBB48s5I")  # struct inet_diag_msg
+SOCKET_ID = struct.Struct("!HH16s16s")  # its ports and addresses; interface and cookie follow, in machine order
+COOKIE = struct.Struct("=Q")
+COOKIE_AT = 40
+ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
+INET_DIAG_MARK, INET_DIAG_CGROUP_ID = 15, 21
+STATES = {1: "established", 2: "syn_sent", 3: "syn_recv", 4: "fin_wait1", 5: "fin_wait2", 8: "close_wait"}  # bytes flow
+LISTEN, CLOSE = 10, 7  # CLOSE: a UDP socket that is not connected
+FAMILIES = (socket.AF_INET, socket.AF_INET6)
+TIMEOUT_S = 5.0  # the kernel answers at once; this is for a machine that swaps
+BUFFER = 1 << 18  # a dump message is at most 32 KiB
 
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """One socket with a peer.
+    """One end, in the pod, of a TCP connection over which bytes can still go, or a connected UDP socket.
 
-    Addresses are plain text (no ``::ffff:``). inbound: something waits at its local port, so the other side most likely
-    began it. uid: its owner. identity: what `destroy` finds it by, and no other.
+    ``inbound``: a socket of the same protocol listens on (UDP: is bound to) the local port, which says that the other
+    side began it; a guess, as a client can use such a port too. ``mark`` and ``cgroup`` are the socket's own: our legs,
+    steered connections and workers are known by them (0: not told by this kernel). ``uid``: whose it is, after an
+    accept the accepting process's.
     """
 
     protocol: int
-    local: str
+    local: Address
     local_port: int
-    remote: str
+    remote: Address
     remote_port: int
+    state: str
+    cookie: int
     inbound: bool
-    uid: int
-    family: int
-    identity: bytes
+    mark: int = 0
+    cgroup: int = 0
+    uid: int = 0
+    family: int = socket.AF_INET  # of the socket: AF_INET6 also where the addresses are IPv4 (::ffff:a.b.c.d)
+    socket_id: bytes = field(default=b"", repr=False)
 
 
 def connections(netns: Netns) -> list[Live]:
-    """Every one, IPv4 and IPv6, in no order.
+    """All that the pod has, IPv4 and IPv6, those over lo included.
 
     Raises:
-        RedirectError: the kernel does not tell.
+        RedirectError: the kernel refused.
     """
     found: list[Live] = []
     with _open(netns) as sock:
-        for protocol, waiting in WAITING.items():
-            waits = {
-                SOCKET_ID.unpack(identity)[0]
-                for family in FAMILIES
-                for identity, _ in _dump(sock, family, protocol, waiting)
-            }
-            states = OPEN if protocol == socket.IPPROTO_TCP else 1 << ESTABLISHED
-            for family in FAMILIES:
-                for identity, uid in _dump(sock, family, protocol, states):
-                    sport, dport, src, dst = SOCKET_ID.unpack(identity)
-                    local, remote = _text(family, src), _text(family, dst)
-                    found.append(Live(protocol, local, sport, remote, dport, sport in waits, uid, family, identity))
+        for protocol, awaiting in ((socket.IPPROTO_TCP, LISTEN), (socket.IPPROTO_UDP, CLOSE)):
+            states = 1 << awaiting
+            for state in STATES if protocol == socket.IPPROTO_TCP else (1,):
+                states |= 1 << state
+            raw = [one for family in FAMILIES for one in _dump(sock, family, protocol, states)]
+            open_ports = {SOCKET_ID.unpack_from(one, 4)[0] for one in raw if one[1] == awaiting}
+            found += [_live(one, protocol, open_ports) for one in raw if one[1] != awaiting]
     return found
 
 
 def destroy(netns: Netns, live: Live) -> bool:
-    """End one connection: both sides see a reset. False when it had ended already.
+    """End that connection: the app gets ECONNABORTED, a TCP peer a reset. False: it had ended before.
 
     Raises:
-        RedirectError: the kernel refused, or cannot do that (CONFIG_INET_DIAG_DESTROY).
+        UnsupportedFeature: the kernel was built without CONFIG_INET_DIAG_DESTROY.
+        RedirectError: it refused.
     """
+    request = REQUEST.pack(live.family, live.protocol, 0, 0, 0xFFFFFFFF, live.socket_id)
     with _open(netns) as sock:
-        request = REQUEST.pack(live.family, live.protocol, 0, OPEN, live.identity)
         _send(sock, SOCK_DESTROY, NLM_F_ACK, request)
-        for kind, data in _answers(sock):
-            if kind == NLMSG_ERROR:
-                code = -struct.unpack_from("=i", data)[0]
-                if code and code != errno.ENOENT:
-                    raise kernel_error("cannot end a connection", code)
-                return not code
-    return False
+        for code, _ in _answers(sock):
+            if code in (errno.ENOENT, errno.ESTALE):
+                return False
+            if code == errno.EOPNOTSUPP:
+                raise UnsupportedFeature("ending connections of others (CONFIG_INET_DIAG_DESTROY)", since="4.5")
+            if code:
+                raise kernel_error(f"cannot end the connection to '{live.remote}' port {live.remote_port}", code)
+    return True
 
 
 def _open(netns: Netns) -> socket.socket:
@@ -103,41 +109,73 @@ def _open(netns: Netns) -> socket.socket:
     return sock
 
 
-def _dump(sock: socket.socket, family: int, protocol: int, states: int) -> Iterator[tuple[bytes, int]]:
-    _send(sock, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, REQUEST.pack(family, protocol, 0, states, bytes(48)))
-    for kind, data in _answers(sock):
-        if kind == NLMSG_ERROR:
-            raise kernel_error("cannot list connections", -struct.unpack_from("=i", data)[0])
-        fields = MESSAGE.unpack_from(data)
-        yield fields[4], fields[8]
+def _dump(sock: socket.socket, family: int, protocol: int, states: int) -> list[bytes]:
+    _send(sock, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, REQUEST.pack(family, protocol, 0, 0, states, bytes(48)))
+    found = []
+    for code, data in _answers(sock):
+        if code == errno.ENOENT:
+            return []  # a kernel without this family or protocol
+        if code:
+            raise kernel_error("cannot list connections", code)
+        if data:
+            found.append(data)
+    return found
 
 
-def _send(sock: socket.socket, kind: int, flags: int, payload: bytes) -> None:
-    sock.send(HEADER.pack(HEADER.size + len(payload), kind, NLM_F_REQUEST | flags, 1, 0) + payload)
+def _send(sock: socket.socket, kind: int, flags: int, body: bytes) -> None:
+    sock.send(HEADER.pack(HEADER.size + len(body), kind, NLM_F_REQUEST | flags, 1, 0) + body)
 
 
-def _answers(sock: socket.socket) -> list[tuple[int, bytes]]:
-    """(kind, payload) of each message of one answer, up to its end or its error; all of it, so that the next request
-    meets none of it."""
-    found: list[tuple[int, bytes]] = []
+def _answers(sock: socket.socket) -> Iterator[tuple[int, bytes]]:
+    """(errno, body) until the last."""
     while True:
         try:
             data = sock.recv(BUFFER)
         except OSError as error:
-            raise RedirectError(f"no answer from netlink: {os.strerror(error.errno or 0)}") from error
+            raise RedirectError(f"no answer from netlink: {error}") from error
         offset = 0
         while offset + HEADER.size <= len(data):
-            length, kind, _, _, _ = HEADER.unpack_from(data, offset)
-            if kind == NLMSG_DONE:
-                return found
-            found.append((kind, data[offset + HEADER.size : offset + length]))
-            if kind == NLMSG_ERROR:
-                return found
-            offset += (length + 3) & ~3
+            length, kind, *_ = HEADER.unpack_from(data, offset)
+            body = data[offset + HEADER.size : offset + length]
+            if kind in (NLMSG_ERROR, NLMSG_DONE):
+                code = -struct.unpack_from("=i", body)[0] if len(body) >= 4 else 0
+                yield code, b""
+                return
+            yield 0, body
+            offset += max(length + 3 & ~3, HEADER.size)
 
 
-def _text(family: int, raw: bytes) -> str:
+def _live(raw: bytes, protocol: int, open_ports: set[int]) -> Live:
+    family, state, _, _, socket_id, _, _, _, uid, _ = MESSAGE.unpack_from(raw)
+    local_port, remote_port, local, remote = SOCKET_ID.unpack_from(socket_id)
+    attributes = dict(_attributes(raw[MESSAGE.size :]))
+    return Live(
+        protocol=protocol,
+        local=_address(family, local),
+        local_port=local_port,
+        remote=_address(family, remote),
+        remote_port=remote_port,
+        state=STATES.get(state, str(state)),
+        cookie=COOKIE.unpack_from(socket_id, COOKIE_AT)[0],
+        inbound=local_port in open_ports,
+        mark=int.from_bytes(attributes.get(INET_DIAG_MARK, b"")[:4], sys.byteorder),
+        cgroup=int.from_bytes(attributes.get(INET_DIAG_CGROUP_ID, b"")[:8], sys.byteorder),
+        uid=uid,
+        family=family,
+        socket_id=socket_id,
+    )
+
+
+def _attributes(raw: bytes) -> Iterator[tuple[int, bytes]]:
+    offset = 0
+    while offset + ATTRIBUTE.size <= len(raw):
+        length, kind = ATTRIBUTE.unpack_from(raw, offset)
+        yield kind & 0x3FFF, raw[offset + ATTRIBUTE.size : offset + length]
+        offset += max(length + 3 & ~3, ATTRIBUTE.size)
+
+
+def _address(family: int, raw: bytes) -> Address:
     if family == socket.AF_INET:
-        return str(ipaddress.IPv4Address(raw[:4]))
+        return ipaddress.IPv4Address(raw[:4])
     address = ipaddress.IPv6Address(raw)
-    return str(address.ipv4_mapped or address)
+    return address.ipv4_mapped or address

@@ -1,5 +1,7 @@
 """Connections that no proxy is in: told from ours, judged by the rules of now."""
 
+from ipaddress import ip_address
+
 from agent.covered import Ends, denied, direct, ends_of, uncovered
 from policies.ruleset import TCP, UDP, DirectionRules, EndpointRules, HttpRule, Line, PolicyRef, RuleSet
 from proxy.peers import Peers
@@ -20,7 +22,9 @@ def live(
     uid: int = 0,
     protocol: int = TCP,
 ) -> Live:
-    return Live(protocol, local, local_port, remote, remote_port, inbound, uid, 2, b"")
+    return Live(
+        protocol, ip_address(local), local_port, ip_address(remote), remote_port, "established", 0, inbound, uid=uid
+    )
 
 
 def test_what_is_ours_is_not_direct() -> None:

@@ -1,6 +1,8 @@
 """`tulle policy …` as people and CI run it: what it prints, and its exit status (0 good, 1 not, 2 bad input)."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -355,6 +357,17 @@ def test_against_an_agent_that_ran(place: Path) -> None:
 # -- diff and learn, from records that the agent's own writer wrote
 
 
+def record(directory: Path, facts: Sequence[FlowFacts]) -> Path:
+    """A file of records, as a worker writes it."""
+    directory.mkdir()
+    sink = FileSink(directory, "worker-0", max_bytes=1 << 20, backups=1)
+    writer = Writer("node-a/worker-0", "boot", [sink], node="node-a")
+    for each in facts:
+        writer.write(each)
+    writer.close()
+    return directory / "worker-0.jsonl"
+
+
 FRONTEND = Side("10.9.0.2", 40000, 257, "default", "frontend", {"app": "frontend"})
 WEB = Side("10.9.0.1", 80, 258, "default", "web", {"app": "web", "pod-template-hash": "abc"})
 WORLD = Side("203.0.113.9", 50000, 9, reserved=("reserved:world-ipv4",))
@@ -364,24 +377,29 @@ DNS = Side("203.0.113.53", 53, 9, reserved=("reserved:world-ipv4",))
 @pytest.fixture
 def flows(place: Path) -> Path:
     """A file of records: three requests that passed, one that was denied, UDP, and a parser's refusal."""
-    directory = place / "audit"
-    directory.mkdir()
-    writer = Writer(
-        "node-a/worker-0", "boot", [FileSink(directory, "worker-0", max_bytes=1 << 20, backups=1)], node="node-a"
-    )
+    allowed = "default/web ingress[0].toPorts[0].http[0]"
+    return record(place / "audit", [*requests(allowed), *OTHERS])
+
+
+def requests(rule: str) -> list[FlowFacts]:
+    """What frontend asked of web."""
     inside = Connection(INGRESS, FRONTEND, WEB)
-    for verdict, rule, request in (
-        (FORWARDED, "default/web ingress[0].toPorts[0].http[0]", Request("GET", "/public", "web", code=200)),
-        (FORWARDED, "default/web ingress[0].toPorts[0].http[0]", Request("GET", "/public/42?id=1", "web", code=200)),
-        (FORWARDED, "default/web ingress[0].toPorts[0].http[0]", Request("GET", "/public/43", "web", code=200)),
-        (DROPPED, "default-deny", Request("GET", "/admin", "web", code=403)),
-        (DROPPED, "tulle:protocol", Request("GET", "/a%2fb", "web", code=400)),
-    ):
-        writer.write(FlowFacts(inside, verdict, "why", rule, 1, (), request))
-    writer.write(FlowFacts(Connection(INGRESS, WORLD, WEB), DROPPED, "why", "default-deny", 1))
-    writer.write(FlowFacts(Connection(EGRESS, FRONTEND, DNS, 17), FORWARDED, "why", "default-allow", 1))
-    writer.close()
-    return directory / "worker-0.jsonl"
+    return [
+        FlowFacts(inside, verdict, "why", name, 1, (), Request("GET", target, "web", code=code))
+        for verdict, name, target, code in (
+            (FORWARDED, rule, "/public", 200),
+            (FORWARDED, rule, "/public/42?id=1", 200),
+            (FORWARDED, rule, "/public/43", 200),
+            (DROPPED, "default-deny", "/admin", 403),
+            (DROPPED, "tulle:protocol", "/a%2fb", 400),
+        )
+    ]
+
+
+OTHERS = [
+    FlowFacts(Connection(INGRESS, WORLD, WEB), DROPPED, "why", "default-deny", 1),
+    FlowFacts(Connection(EGRESS, FRONTEND, DNS, 17), FORWARDED, "why", "default-allow", 1),
+]
 
 
 def test_nothing_changes(place: Path, flows: Path) -> None:
@@ -456,3 +474,23 @@ def test_help_has_examples() -> None:
         done = tulle(*words, "--help")
         assert done.returncode == 0
         assert "example: tulle policy" in done.stdout
+
+
+def test_the_document_shows_what_is_printed(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    policy = (root / "examples" / "web-l7.yaml").read_text()
+    for name, text in (("policies", policy), ("proposed", policy.replace("/public([/?].*)?", "/public"))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "web-l7.yaml").write_text(text)
+    pods = [*INVENTORY["pods"][:2], {"name": "intruder", "labels": {"app": "intruder"}, "ipv4": "10.9.0.4"}]
+    (tmp_path / "pods.json").write_text(json.dumps({"pods": pods}))
+    facts = [*requests("default/web-l7 ingress[0].toPorts[0].http[0]"), OTHERS[1]]
+    record(tmp_path / "audit", facts).rename(tmp_path / "flows.jsonl")
+    shown = re.findall(
+        r"```text\n\$ tulle policy (.*)\n((?s:.*?))\$ echo \$\?\n([0-9]+)\n```",
+        (root / "docs" / "policy-commands.md").read_text(),
+    )
+    assert len(shown) == 5
+    for words, printed, status in shown:
+        done = tulle(*shlex.split(words), where=tmp_path)
+        assert (done.stdout + done.stderr, str(done.returncode)) == (printed, status)

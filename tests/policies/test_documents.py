@@ -203,6 +203,10 @@ def test_l7_rules_are_for_tcp(rules: str) -> None:
     assert [each.port for each in found] == [PortSpec(TCP, named="a"), PortSpec(TCP, 80, 80), PortSpec(TCP, 90, 99)]
     udp = IN + f"toPorts: [{{ports: [{{port: 80, protocol: UDP}}], rules: {{{rules}}}}}]"
     assert problem(udp) == "7:45 spec.ingress[0].toPorts[0].ports[0].protocol: L7 rules are for TCP, not UDP"
+
+
+@pytest.mark.parametrize("rules", ["http: []", "kafka: []"])
+def test_l7_rules_need_a_port_number(rules: str) -> None:
     every = IN + f"toPorts: [{{ports: [{{port: 0}}], rules: {{{rules}}}}}]"
     assert problem(every) == "7:31 spec.ingress[0].toPorts[0].ports[0].port: L7 rules need a port: 0 means every port"
 
@@ -257,6 +261,12 @@ def test_header_matches(match: str, want: HeaderMatch) -> None:
         ("{name: a, value: hunter2, mismatch: DROP}", "", ".mismatch: input should be 'LOG', 'ADD', 'DELETE'"),
         ("{name: a, mismatch: ADD}", "", ".mismatch: ADD needs a value"),
         ("{name: a, mismatch: REPLACE}", "", ".mismatch: REPLACE needs a value"),
+        (
+            "{name: Host, value: hunter2, mismatch: REPLACE}",
+            "",
+            ".mismatch: REPLACE cannot change host, which the proxy",
+        ),
+        ("{name: Content-Length, mismatch: DELETE}", "", ".mismatch: DELETE cannot change content-length, which"),
         ("{name: a, secret: {name: hunter2}}", "", ".secret: secrets are not supported: write the value"),
         ("{name: a, valu: hunter2}", "", ".valu: unknown field; did you mean value?"),
     ],

@@ -95,6 +95,9 @@ def test_attaching_again_replaces_the_program_of_the_same_link(steered: Steered,
         "guard_8",
         "l7_connect4",
         "l7_connect6",
+        "l7_nodeops",
+        "l7_sendmsg4",
+        "l7_sendmsg6",
         "pod_8",
     ]
 

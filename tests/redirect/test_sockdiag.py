@@ -1,68 +1,91 @@
-"""Connections of a netns as the kernel lists them, and ending one of them."""
+"""What connections a pod has, and ending one of them."""
 
+from __future__ import annotations
+
+import contextlib
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, closing
 
 import pytest
 
-from redirect import netns, sockdiag
-from redirect.sockdiag import Live
+from redirect.cgroups import cgroup_id
+from redirect.sockdiag import Live, connections, destroy
+from tests.redirect.conftest import ALLOWED, Steered
+from tests.redirect.pods import Pod
 
 pytestmark = pytest.mark.root
 
-
-@pytest.fixture
-def own() -> Iterator[netns.Netns]:
-    with netns.Netns.open(netns.OWN) as found:
-        yield found
-
-
-def find(own: netns.Netns, local_port: int, remote_port: int) -> Live:
-    (found,) = [
-        one for one in sockdiag.connections(own) if (one.local_port, one.remote_port) == (local_port, remote_port)
-    ]
-    return found
+HOLD = """
+    family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+    s = socket.socket(family, int(sys.argv[3])); s.settimeout(5)
+    s.connect((sys.argv[1], int(sys.argv[2])))
+    s.send(b"hello\\n")
+    if s.type == socket.SOCK_STREAM: s.recv(100)
+    print(s.getsockname()[1], flush=True)
+    try: say(s.recv(100).decode())
+    except OSError as e: say(errno.errorcode[e.errno])
+"""
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-def test_one_connection_is_listed_at_both_ends_and_ended_alone(own: netns.Netns, address: str) -> None:
-    with ExitStack() as stack:
-        server = stack.enter_context(socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True))
-        port = server.getsockname()[1]
-        one, other = (stack.enter_context(socket.create_connection((address, port))) for _ in range(2))
-        ends = {end.getpeername()[1]: end for end in (stack.enter_context(server.accept()[0]) for _ in range(2))}
-        mine = one.getsockname()[1]
-        theirs = find(own, port, mine)
-        assert (theirs.local, theirs.remote, theirs.inbound, theirs.protocol) == (address, address, True, 6)
-        assert not find(own, mine, port).inbound
-        assert sockdiag.destroy(own, theirs)
-        assert not sockdiag.destroy(own, theirs)
-        one.settimeout(5)
-        with pytest.raises(ConnectionResetError):
-            one.recv(1)
-        other.sendall(b"x")
-        alive = ends[other.getsockname()[1]]
-        alive.settimeout(5)
-        assert alive.recv(1) == b"x"
+def between(pod: Pod, port: int) -> list[Live]:
+    return [one for one in connections(pod.netns) if port in (one.local_port, one.remote_port)]
 
 
-def test_listeners_and_what_is_over_are_not_connections(own: netns.Netns) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        with socket.create_connection(("127.0.0.1", port)) as one:
-            server.accept()[0].close()
-            assert one.recv(1) == b""
-            mine = one.getsockname()[1]
-        assert not [one for one in sockdiag.connections(own) if one.local_port == mine and one.protocol == 6]
-        assert not [one for one in sockdiag.connections(own) if one.local_port == port and one.remote_port == 0]
+def test_tcp_is_listed_and_destroyed_at_either_end(steered: Steered, family: int) -> None:
+    host = steered.server.address(family)
+    steered.app(steered.server, family, ALLOWED)
+    for end in (steered.client, steered.server):
+        with steered.client.start(HOLD, host, str(ALLOWED), str(int(socket.SOCK_STREAM))) as process:
+            assert process.stdout is not None
+            port = int(process.stdout.readline())
+            (mine,), (theirs,) = between(steered.client, port), between(steered.server, port)
+            assert (str(mine.local), mine.local_port) == (steered.client.address(family), port)
+            assert (str(mine.remote), mine.remote_port, mine.state) == (host, ALLOWED, "established")
+            assert (mine.inbound, theirs.inbound) == (False, True)
+            assert (theirs.remote, theirs.remote_port) == (mine.local, port)
+            assert mine.cgroup == cgroup_id(steered.client.cgroup)
+            assert destroy(end.netns, mine if end is steered.client else theirs)
+            said = process.communicate(timeout=10)[0]
+            assert said.strip() == ('"ECONNABORTED"' if end is steered.client else '"ECONNRESET"')
+            assert between(end, port) == []
+            assert not destroy(end.netns, mine if end is steered.client else theirs)  # no error: it has ended
 
 
-def test_a_connected_datagram_socket_has_a_peer(own: netns.Netns) -> None:
-    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
-        with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as client:
-            client.connect(("127.0.0.1", port))
-            found = find(own, client.getsockname()[1], port)
-            assert (found.protocol, found.remote, found.inbound) == (17, "127.0.0.1", False)
+def test_cookie_guards_a_port_that_is_used_again(steered: Steered) -> None:
+    """A connection with the same ends, but another one, is left alone."""
+    steered.app(steered.server, socket.AF_INET, ALLOWED)
+    with contextlib.ExitStack() as stack, steered.client.netns.entered():
+        sock = stack.enter_context(socket.create_connection((steered.server.ip4, ALLOWED), 3))
+        (one,) = between(steered.client, sock.getsockname()[1])
+        other = Live(
+            **{name: getattr(one, name) for name in one.__slots__} | {"socket_id": one.socket_id[:-8] + b"\7" * 8}
+        )
+        assert not destroy(steered.client.netns, other)
+        assert between(steered.client, sock.getsockname()[1]) == [one]
+
+
+def test_connected_udp_is_listed_and_destroyed(steered: Steered, family: int) -> None:
+    host = steered.server.address(family)
+    with steered.server.netns.entered():
+        server = socket.socket(family, socket.SOCK_DGRAM)
+    server.bind((host, ALLOWED))
+    with server, steered.client.start(HOLD, host, str(ALLOWED), str(int(socket.SOCK_DGRAM))) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        (one,) = between(steered.client, port)
+        assert (one.protocol, str(one.remote), one.remote_port) == (socket.IPPROTO_UDP, host, ALLOWED)
+        assert (one.state, one.inbound) == ("established", False)
+        assert between(steered.server, port) == []  # it is not connected
+        assert destroy(steered.client.netns, one)
+        assert process.communicate(timeout=10)[0].strip() == '"ECONNABORTED"'
+
+
+def test_mapped_connection_is_ipv4_and_can_be_destroyed(steered: Steered) -> None:
+    steered.app(steered.server, socket.AF_INET, ALLOWED)
+    host = f"::ffff:{steered.server.ip4}"
+    with steered.client.start(HOLD, host, str(ALLOWED), str(int(socket.SOCK_STREAM))) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        (one,) = between(steered.client, port)
+        assert (str(one.remote), one.family) == (steered.server.ip4, socket.AF_INET6)
+        assert destroy(steered.client.netns, one)
+        assert process.communicate(timeout=10)[0].strip() == '"ECONNABORTED"'

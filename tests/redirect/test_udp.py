@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 from redirect import libbpf
 from redirect.maps import U64
+from redirect.sockets import LEG_MARK, STEER_MARK
 from redirect.types import Answer, Direction, Flags, VerdictFlags, VerdictKey
 from tests.redirect.conftest import ALLOWED, CLIENT_IDENTITY, DENIED, PROXIED, SERVER_IDENTITY, UNNAMED, Steered
 from tests.redirect.pods import PREFIX4, PREFIX6, Pod
@@ -628,3 +630,81 @@ def test_own_cgroup_passes(steered: Steered, family: int) -> None:
         run(steered.client, host, DENIED, code)
         time.sleep(0.1)
         assert heard(app) == ["ask"]
+
+
+# Each sends to the denied port of `host`; `port` is an allowed one. Run with a container's default capabilities.
+WAYS_OUT = {
+    "bound to a device": "s.setsockopt(1, 25, b'eth0'); s.sendto(b'x', (host, DENIED))",
+    "another name after an allowed connect": "s.connect((host, port)); s.sendto(b'x', (host, DENIED))",
+    "connected again": "s.connect((host, port)); s.connect((host, DENIED)); s.send(b'x')",
+    "corked": "s.sendto(b'x', socket.MSG_MORE, (host, port)); s.sendto(b'x', (host, DENIED))",
+    "in segments": "s.setsockopt(17, 103, 100); s.sendto(b'x' * 300, (host, DENIED))",
+    "marked as a leg": "s.setsockopt(1, 36, LEG); s.sendto(b'x', (host, DENIED))",
+    "marked as steered": "s.setsockopt(1, 36, STEER); s.sendto(b'x', (host, DENIED))",
+    "foreign source": (
+        "s.setsockopt(*((41, 78) if family == 10 else (0, 15)), 1);s.bind((FOREIGN, 0)); s.sendto(b'x', (host, DENIED))"
+    ),
+    "from a server's port": "s.bind((own, port)); s.sendto(b'x', (host, DENIED))",
+    "raw": (
+        "r = socket.socket(family, socket.SOCK_RAW, 17);"
+        "r.sendto(struct.pack('!HHHH', 9, DENIED, 9, 0) + b'x', (host, 0))"
+    ),
+    "light": "r = socket.socket(family, socket.SOCK_DGRAM, 136); r.sendto(b'x', (host, DENIED))",
+    "raw light": (
+        "r = socket.socket(family, socket.SOCK_RAW, 136);"
+        "r.sendto(struct.pack('!HHHH', 9, DENIED, 8, 0) + b'x', (host, 0))"
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_OUT)
+def test_no_way_out_with_what_containers_may(steered: Steered, family: int, way: str) -> None:
+    """Whatever the call says, nothing for the denied port leaves the pod's device; another port is allowed."""
+    steered.protect(steered.client, Flags.EGRESS | Flags.INGRESS)
+    host = steered.server.address(family)
+    foreign = "fd99::5" if family == socket.AF_INET6 else "10.99.0.5"
+    code = f"""
+    DENIED, LEG, STEER, FOREIGN = {DENIED}, {LEG_MARK}, {STEER_MARK}, {foreign!r}
+    s = made()
+    def act(): {WAYS_OUT[way]}
+    say(tried(act))
+    """
+    with steered.server.netns.entered():
+        tap = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
+    with tap:
+        tap.bind(("eth0", 3))
+        run(steered.client, host, ALLOWED, code, who="container")
+        time.sleep(0.1)
+        tap.setblocking(False)
+        while True:
+            try:
+                data, whence = tap.recvfrom(4000)
+            except BlockingIOError:
+                break
+            at = 40 if data[0] >> 4 == 6 else (data[0] & 15) * 4
+            protocol = data[6] if at == 40 else data[9]
+            if whence[2] != 4 and protocol in (17, 136, 43, 44):
+                assert int.from_bytes(data[at + 2 : at + 4]) == ALLOWED, (whence, data)
+
+
+def test_source_route_of_a_socket_is_refused(steered: Steered, family: int) -> None:
+    """It goes to the allowed hop first, and from there to where nobody was asked about. Any user may."""
+    steered.protect(steered.client, Flags.EGRESS)
+    hop = f"{PREFIX6}::1" if family == socket.AF_INET6 else f"{PREFIX4}.1"
+    steered.kernel.set_identities({ipaddress.ip_network(hop): SERVER_IDENTITY})
+    code = """
+    s = made()
+    def act():
+        if family == socket.AF_INET:
+            s.setsockopt(0, 4, b"\\x83\\7\\4" + socket.inet_aton("10.99.0.9") + b"\\0")
+            s.sendto(b"x", (host, port))
+        else:
+            # RFC 8754: one segment, last entry 0; the header's destination is the segment, the real one is sendto's
+            header = bytes([0, 2, 4, 0, 0, 0, 0, 0]) + socket.inet_pton(10, host)
+            s.setsockopt(41, 57, header)
+            s.sendto(b"x", (host, port))
+        return "sent"
+    say(tried(act))
+    """
+    said = run(steered.client, hop, ALLOWED, code, who="container")
+    assert (said, [one.reason for one in steered.refused()]) == ("sent", ["unreadable"])
