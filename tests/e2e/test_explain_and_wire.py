@@ -28,7 +28,7 @@ from tests.policies.documents import Body, Maker, Words, from_seed
 
 pytestmark = pytest.mark.root
 
-SETS = 12
+SETS = 10
 REQUESTS_PER_SET = 48
 PEER = Path(__file__).resolve().parents[1] / "helpers" / "wire_peer.py"
 

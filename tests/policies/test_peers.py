@@ -64,6 +64,12 @@ def test_entities(entity: str) -> None:
     assert allowed(World(policy(f"{WEB}ingress: [{{fromEntities: [{entity}]}}]"), beside)) == ENTITIES[entity]
 
 
+@pytest.mark.parametrize("entity", ["host", "remote-node", "world", "kube-apiserver", "health"])
+def test_reserved_labels_are_entities(entity: str) -> None:
+    selector = f"{{matchLabels: {{'reserved:{entity}': ''}}}}"
+    assert allowed(World(policy(f"{WEB}ingress: [{{fromEndpoints: [{selector}]}}]"))) == ENTITIES[entity]
+
+
 def test_entities_of_a_list_add_up() -> None:
     world = World(policy(f"{WEB}ingress: [{{fromEntities: [host, world-ipv6]}}]"))
     assert allowed(world) == {"node-a", *IPV6}
