@@ -273,6 +273,8 @@ def test_a_node_that_never_had_good_policies_is_not_ready(own_lab: Cluster) -> N
     with supervisor_frozen(own_lab, "node-a"):
         kill(agent, signal.SIGTERM)
         assert eventually(lambda: own_lab.processes("node-a", "agent") == [])
+        for file in bad.parent.glob("*.yaml"):  # a good one beside it would be in force
+            file.unlink()
         bad.write_text("kind: nonsense\n")
         shutil.rmtree(node / "state" / "last-good")
     try:
