@@ -27,6 +27,8 @@ PING_S = 0.5
 STABLE_S = 10.0
 """A worker that lived this long did not die of what it was started with: its successor is started at once."""
 MAX_BACKOFF_S = 5.0
+START_S = 15.0
+"""How long a worker may take to answer for the first time."""
 
 
 class Pool:
@@ -187,10 +189,11 @@ class Pool:
             while not ping.done() and not link.lost.is_set():
                 await asyncio.wait([ping], timeout=PING_S)
                 silent_s = time.monotonic() - max(link.heard, asked)
-                if not ping.done() and silent_s > self._settings.worker_silent_s:
-                    log.error(
-                        "worker %s was silent for %.1f s and is killed", link.name, self._settings.worker_silent_s
-                    )
+                limit_s = self._settings.worker_silent_s
+                if not link.state:  # it starts, and serves nobody yet: on a busy machine that takes a while
+                    limit_s = max(limit_s, START_S)
+                if not ping.done() and silent_s > limit_s:
+                    log.error("worker %s was silent for %.1f s and is killed", link.name, limit_s)
                     link.kill()
             await ping
             with contextlib.suppress(TimeoutError):

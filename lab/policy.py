@@ -98,7 +98,7 @@ def sync(lab: Lab) -> str:
         except LabError as error:
             failed.append(f"{name}: {error}")
     if failed:
-        raise LabError("stored, but not in force on " + "; ".join(failed))
+        raise LabError("stored, but not all of it is in force: " + "; ".join(failed))
     return ", ".join(f"{node} revision {revision}" for node, revision in revisions.items())
 
 

@@ -434,6 +434,14 @@ class DefaultDeny(Strict):
     egress: bool | None = None
 
 
+class PolicyLabel(Strict):
+    """A label of the policy itself, by which Cilium's own API finds it; it means nothing for traffic."""
+
+    key: Annotated[str, Field(min_length=1)]
+    value: str = ""
+    source: str = ""
+
+
 class Spec(Strict):
     """ingress or egress absent or empty: that direction is not touched. A rule in it: default deny for it."""
 
@@ -445,7 +453,7 @@ class Spec(Strict):
     enableDefaultDeny: DefaultDeny = DefaultDeny()
     description: str = ""
     nodeSelector: Annotated[None, refused("not supported: a policy selects pods, and nodes are not judged")] = None
-    labels: NotYet = None
+    labels: list[PolicyLabel] = Field(default_factory=list)
     log: NotYet = None
     mode: Annotated[Mode | None, ONLY_OURS] = None
     onFailure: Annotated[OnFailure | None, ONLY_OURS] = None

@@ -228,7 +228,6 @@ def test_an_endpoint_selector_stays_in_its_namespace() -> None:
 
 
 NOT_YET = [
-    ("spec", "labels: []"),
     ("spec", "log: {}"),
     *(("ingress[0]", f"{name}: []") for name in ("fromRequires", "icmps", "fromGroups", "fromNodes", "authentication")),
     *(("egress[0]", f"{name}: []") for name in ("toRequires", "toFQDNs", "toGroups", "toNodes", "icmps")),
@@ -499,3 +498,10 @@ def test_places_of_parts() -> None:
     assert (place.file, place.line, place.column) == ("f", 6, 45)
     assert document.place(("spec", "ingress", 0)).line == 8
     assert document.place(("spec", "ingress", 0, "fromEndpoints", 3)) == document.place(("spec", "ingress", 0))
+
+
+def test_labels_of_a_policy_are_read_and_mean_nothing() -> None:
+    text = policy("endpointSelector: {}\nlabels: [{key: team, value: a, source: k8s}, {key: x}]\ningress: [{}]")
+    assert len(load_text(text, "x")) == 1
+    with pytest.raises(PolicyError, match="unknown field"):
+        load_text(text.replace("source: k8s", "colour: red"), "x")
