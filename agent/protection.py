@@ -25,6 +25,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from agent.broker_link import BrokerLink
+from agent.changeover import change_over
 from agent.config import Settings
 from agent.errors import AgentError
 from agent.node import OwnNode
@@ -181,15 +182,7 @@ class Protector:
                 with _trouble_of(held.key, troubles):
                     for worker in self._pool.serving:
                         await self._open_listeners(worker, held)
-        for held in self.protected.values():
-            rules = self.rules.endpoints[held.id]
-            if any(wanted[held.key]) and held.judged is not rules:
-                self._kernel.set_verdicts(held.id, verdict_entries(rules))
-                held.judged, held.close_due = rules, 0.0
-                await asyncio.sleep(0)
-        if self._set_identities():
-            for held in self.protected.values():
-                held.close_due = 0.0
+        await self._judge({key for key, directions in wanted.items() if any(directions)})
         for held in list(self.protected.values()):
             with _trouble_of(held.key, troubles):
                 if any(wanted[held.key]):
@@ -258,17 +251,30 @@ class Protector:
         """
         return self._node.look() != self._host
 
-    def _set_identities(self) -> bool:
-        """Whom an address belongs to; the kernel takes the longest prefix, so pods and nodes beat every CIDR. Whether
-        that changed."""
+    async def _judge(self, selected: set[PodKey]) -> None:
+        """Whom an address belongs to, and what that one may do. The kernel takes the longest prefix, so pods and nodes
+        beat every CIDR."""
         rules = self.rules
-        if self._named[0] is rules.addresses and self._named[1] == rules.prefixes:
-            return False
-        numbers = {ip_network(prefix): number for prefix, number in rules.prefixes.items()}
-        numbers |= {ip_network(address): number for address, (number, _) in rules.addresses.items()}
-        self._kernel.set_identities(numbers)
+        changed: list[Protected] = []
+        for held in self.protected.values():
+            if held.key in selected and held.judged is not rules.endpoints[held.id]:
+                if held.attached is None:  # nothing asks yet: as many pods as there are must not keep pings waiting
+                    self._kernel.set_verdicts(held.id, verdict_entries(rules.endpoints[held.id]))
+                    held.judged, held.close_due = rules.endpoints[held.id], 0.0
+                    await asyncio.sleep(0)
+                else:
+                    changed.append(held)
+        named = self._named[0] is not rules.addresses or self._named[1] != rules.prefixes
+        if not (named or changed):
+            return
+        identities = {ip_network(prefix): number for prefix, number in rules.prefixes.items()}
+        identities |= {ip_network(address): number for address, (number, _) in rules.addresses.items()}
+        change_over(self._kernel, identities, [(held.judged, rules.endpoints[held.id]) for held in changed])
         self._named = rules.addresses, rules.prefixes
-        return True
+        for held in changed:
+            held.judged = rules.endpoints[held.id]
+        for held in self.protected.values() if named else changed:
+            held.close_due = 0.0
 
     def plan(self, policies: PolicySet, revision: int, cluster: Cluster) -> None:
         """Make the rule set that these policies and this cluster give; nothing is in force by it yet.

@@ -8,7 +8,7 @@ without it would end in the same answer. Peers that the same lines name share th
 INVARIANT: for every identity, protocol and port, those look-ups end as `DirectionRules.connection` does.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from policies.ruleset import (
@@ -51,8 +51,11 @@ class VerdictKey(NamedTuple):
     bits: int
 
 
-def verdict_entries(rules: EndpointRules) -> dict[VerdictKey, Value]:
+def verdict_entries(rules: EndpointRules, apart: Collection[int] = ()) -> dict[VerdictKey, Value]:
     """Entries for both directions, merged so that the most specific hit is final.
+
+    apart: identities whose entries say all there is to say of them and leave nothing to those for any peer, which may
+    then change.
 
     A direction that no policy selects has none: the endpoint's flags say so, and the kernel does not look.
     """
@@ -61,7 +64,7 @@ def verdict_entries(rules: EndpointRules) -> dict[VerdictKey, Value]:
         part = rules.direction(direction)
         if not part.enforced:
             continue
-        for identity, protocol, port, bits, value in _direction_entries(part):
+        for identity, protocol, port, bits, value in _direction_entries(part, apart):
             entries[VerdictKey(rules.id, identity, int(direction), protocol, port, bits)] = value
     return entries
 
@@ -76,13 +79,15 @@ def value_of(verdict: ConnectionVerdict) -> Value:
     return int(verdict.answer), flags
 
 
-def _direction_entries(part: DirectionRules) -> Iterator[tuple[int, int, int, int, Value]]:
+def _direction_entries(part: DirectionRules, apart: Collection[int]) -> Iterator[tuple[int, int, int, int, Value]]:
     everyone = [i for i, line in enumerate(part.lines) if line.identities is None]
     named: dict[int, list[int]] = {}
     for i, line in enumerate(part.lines):
         for identity in line.identities or ():
             if identity != ANY_PEER:
                 named.setdefault(identity, []).append(i)
+    for identity in apart:
+        named.setdefault(identity, [])
     for protocol in PROTOCOLS:
         relevant = [line.protocol in (protocol, ANY_PROTOCOL) for line in part.lines]
         general = _intervals(part, [part.lines[i] for i in everyone if relevant[i]])
@@ -91,6 +96,11 @@ def _direction_entries(part: DirectionRules) -> Iterator[tuple[int, int, int, in
         known: dict[tuple[int, ...], list[tuple[int, int, Value]]] = {}
         for identity in sorted(named):
             mine = tuple(i for i in named[identity] if relevant[i])
+            if identity in apart:
+                lines = [part.lines[i] for i in sorted((*mine, *everyone)) if relevant[i]]
+                for port, bits, value in _whole(_intervals(part, lines)):
+                    yield identity, protocol, port, bits, value
+                continue
             if not mine:
                 continue
             found = known.get(mine)
@@ -131,13 +141,19 @@ def _prefixes(wanted: Intervals, below: Intervals) -> Iterator[tuple[int, int, V
     plain = list(_differences(wanted, below))
     if not plain:
         return
+    whole = _whole(wanted)
+    apart = [piece for first, last, value in plain for piece in _cover(first, last, value)]
+    yield from whole if len(whole) <= len(apart) else apart
+
+
+def _whole(wanted: Intervals) -> list[tuple[int, int, Value]]:
+    """`wanted` with nothing below it: what most ports get for every port, and the others."""
     spans: dict[Value, int] = {}
     for first, last, value in wanted:
         spans[value] = spans.get(value, 0) + last - first + 1
     base = max(spans, key=lambda value: spans[value])
     covered = [piece for first, last, value in wanted if value != base for piece in _cover(first, last, value)]
-    apart = [piece for first, last, value in plain for piece in _cover(first, last, value)]
-    yield from [(0, 0, base), *covered] if len(covered) < len(apart) else apart
+    return [(0, 0, base), *covered]
 
 
 def _differences(wanted: Intervals, below: Intervals) -> Iterator[tuple[int, int, Value]]:

@@ -50,6 +50,8 @@ __all__ = [
 ]
 
 WORLD = {"0.0.0.0/0": Reserved.WORLD_IPV4, "::/0": Reserved.WORLD_IPV6}
+GROUPS = ("224.0.0.0/4", "255.255.255.255/32", "ff00::/8")
+"""Multicast and broadcast: whoever listens, pods among them. Nobody known, unless a document names a prefix in them."""
 _RESERVED_NAMES = {
     Reserved.HOST: "host",
     Reserved.UNKNOWN: "unknown",
@@ -229,7 +231,8 @@ class Resolver:
             endpoints[pod.endpoint_id] = have
         self._parts, self._endpoints = parts, endpoints
         self._lines.keep(policies.sections)
-        prefixes = {**numbers.prefixes, **{prefix: int(number) for prefix, number in WORLD.items()}}
+        prefixes = dict.fromkeys(GROUPS, int(Reserved.UNKNOWN))
+        prefixes |= {**numbers.prefixes, **{prefix: int(number) for prefix, number in WORLD.items()}}
         return RuleSet(revision, dict(endpoints), self._identities, self._addresses, prefixes)
 
     def _learn(self, inventory: Inventory, numbers: Numbers) -> None:
@@ -308,8 +311,8 @@ class _Peers:
             for address in inventory.apiserver
             if (prefix := _host_prefix(address)) in numbers.prefixes
         )
-        world = frozenset(self._networks.values())
-        four = frozenset(n for network, n in self._networks.items() if network.version == 4)
+        world = frozenset(n for network, n in self._networks.items() if not _is_group(network))
+        four = frozenset(n for network, n in self._networks.items() if network.version == 4 and n in world)
         apiserver = external | {Reserved.KUBE_APISERVER, Reserved.HOST_KUBE_APISERVER}
         self._entities: dict[str, frozenset[int]] = {
             "all": pods | world | _NODES,
@@ -343,7 +346,9 @@ class _Peers:
             return frozenset(
                 number
                 for network, number in self._networks.items()
-                if _within(network, inside) and not any(_within(network, each) for each in outside)
+                if _within(network, inside)
+                and (_is_group(inside) or not _is_group(network))
+                and not any(_within(network, each) for each in outside)
             )
         return frozenset[int]().union(*(self._service(each) for each in self._services(peer)))
 
@@ -480,6 +485,13 @@ def _within(inner: IpNetwork, outer: IpNetwork) -> bool:
     if isinstance(inner, IPv4Network) and isinstance(outer, IPv4Network):
         return inner.subnet_of(outer)
     return isinstance(inner, IPv6Network) and isinstance(outer, IPv6Network) and inner.subnet_of(outer)
+
+
+_GROUP_NETWORKS = tuple(map(ip_network, GROUPS))
+
+
+def _is_group(network: IpNetwork) -> bool:
+    return any(_within(network, group) for group in _GROUP_NETWORKS)
 
 
 def _check_unique(pods: Iterable[Pod]) -> None:

@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Self
 
@@ -174,6 +175,9 @@ class Maps:
             libbpf.map_delete(self.fd("l7_identities"), _identity_key(key), "l7_identities")
             del have[key]
 
+    def identities(self) -> dict[Network, int]:
+        return {_network(*key): number for key, number in self._identities.items()}
+
     def _read_tries(self) -> None:
         for raw in list(libbpf.map_keys(self.fd("l7_verdicts"), ctypes.sizeof(VerdictKeyC))):
             value = libbpf.map_lookup(self.fd("l7_verdicts"), raw, ctypes.sizeof(VerdictValue))
@@ -262,3 +266,9 @@ def _verdict_key(key: VerdictKey) -> VerdictKeyC:
 
 def _identity_key(key: tuple[int, bytes]) -> IdentityKey:
     return IdentityKey(prefixlen=key[0], addr=(ctypes.c_uint8 * 16)(*key[1]))
+
+
+def _network(length: int, raw: bytes) -> Network:
+    """The reverse of what `Maps.set_identities` does to a network."""
+    address = unpack_address(raw)
+    return ip_network((address, length - 96 if address.version == 4 else length))

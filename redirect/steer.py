@@ -309,6 +309,14 @@ class Kernel:
         """Make these the identities of addresses; only differences are written. The longest prefix wins."""
         self.maps.set_identities(identities)
 
+    def identities(self) -> dict[Network, int]:
+        """What was set, by this process or by one before it."""
+        return self.maps.identities()
+
+    def verdicts(self, endpoint: int) -> dict[VerdictKey, tuple[int, int]]:
+        """The endpoint's entries, the same way."""
+        return self.maps.verdicts(endpoint)
+
     def set_node(self, cookie: int, probes: bool) -> None:
         """The netns of this node itself, by its cookie: what processes there open is the node's own (identities 1 and
         11 at ingress); all else that comes from its address is judged as world. UDP always is.

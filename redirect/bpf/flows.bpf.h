@@ -1,7 +1,7 @@
 // Datagrams: UDP, and every other protocol but TCP and ICMP. They have no first packet that a hook could tell, so what
 // was allowed is remembered, and what comes back is not judged as new.
 //
-// A flow is (endpoint, remote address and port, own port, protocol), and knows when a packet was last let through by
+// A flow is (netns, remote address and port, own port, protocol), and knows when a packet was last let through by
 // the rules of each direction. What the rules of its own direction do not allow is an answer, and passes, if the other
 // direction's let a packet of the flow through in the last 180 s (as long as Linux's own tracker keeps a UDP stream)
 // AND would let it through now: a policy that was withdrawn ends the answers, too. An answer keeps its flow alive.
@@ -44,7 +44,7 @@ static __always_inline struct l7_decision l7_judge(const struct l7_endpoint *ep,
                                                    u16 local_port_be) {
     struct l7_flow_key key = {};
     key.remote = *remote;
-    key.endpoint = ep->id;
+    key.cookie = ep->cookie;
     key.remote_port_be = remote_port_be;
     key.local_port_be = local_port_be;
     key.protocol = protocol;

@@ -85,11 +85,15 @@ static __always_inline int l7_gate_datagram(struct __sk_buff *skb, const struct 
                 l7_sent_whole(skb, segment->protocol))
                 return L7_TC_PASS;
         } else {
-            identity = l7_identity_of(&segment->dst);
+            identity = segment->everyone ? 0 : l7_identity_of(&segment->dst);
             said = l7_decide_datagram(ep, L7_EGRESS, identity, segment->protocol, 0);
         }
     } else if (l7_enforced(ep, L7_EGRESS) && (segment->options || segment->routed)) {
         said.reason = L7_R_UNREADABLE; // a source route takes it to another destination than it shows
+    } else if (segment->everyone) {
+        // The broadcast address of a subnet is world by the maps, or of a prefix that somebody named: it reaches pods
+        // that neither names (seen). Nobody in particular, and no one answers from it.
+        said = l7_decide_datagram(ep, L7_EGRESS, 0, segment->protocol, segment->dport_be);
     } else {
         said = l7_judge_out(ep, &segment->dst, segment->protocol, segment->dport_be, segment->sport_be, &identity);
     }

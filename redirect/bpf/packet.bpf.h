@@ -29,6 +29,7 @@ struct l7_segment {
     bool routed;   // by a routing header: goes somewhere else in the end
     bool options;  // IPv4 ones, of which a source route is one
     bool fragment; // more follow
+    bool everyone; // for every hardware address on the link, and no multicast group of IP: a broadcast
     bool carries;  // bytes, or an end: what the kernel sends from no connection's socket has neither
 };
 
@@ -151,11 +152,14 @@ static __always_inline int l7_parse6(struct __sk_buff *skb, struct l7_segment *o
 
 // One of l7_kind.
 static __always_inline int l7_parse(struct __sk_buff *skb, struct l7_segment *out) {
-    u8 type[2];
-    if (bpf_skb_load_bytes(skb, 12, type, sizeof(type)) != 0)
+    u8 type[2], group[1];
+    if (bpf_skb_load_bytes(skb, 12, type, sizeof(type)) != 0 || bpf_skb_load_bytes(skb, 0, group, sizeof(group)) != 0)
         return L7_OTHER; // shorter than an Ethernet header
-    if (type[0] == 0x08 && type[1] == 0x00)
-        return l7_parse4(skb, out);
+    if (type[0] == 0x08 && type[1] == 0x00) {
+        int kind = l7_parse4(skb, out);
+        out->everyone = (group[0] & 1) && (bpf_ntohl(out->dst.word_be[3]) >> 28) != 0xe;
+        return kind;
+    }
     if (type[0] == 0x86 && type[1] == 0xdd)
         return l7_parse6(skb, out);
     // A VLAN tag inside the frame. Devices keep theirs beside it until after this hook, so it is a packet socket's, and

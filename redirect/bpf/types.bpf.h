@@ -168,10 +168,11 @@ struct l7_backend {
     u16 pad;
 };
 
-// l7_flows: datagrams that passed lately, by remote end and own port.
+// l7_flows: datagrams that passed lately, by remote end and own port. Of a netns and not of an endpoint: the id of a pod
+// that is gone is given to the next one, which must not inherit what that one opened.
 struct l7_flow_key {
     struct l7_addr remote;
-    u32 endpoint;
+    u64 cookie;
     u16 remote_port_be;
     u16 local_port_be;
     u32 protocol;

@@ -96,6 +96,56 @@ def test_udp_at_egress_is_refused_at_once_and_answers_come_back(lab: Cluster, fa
         assert record["flow"]["traffic_direction"] == "EGRESS"
 
 
+BROADCAST = """
+import errno, socket, sys
+found = []
+for host in sys.argv[1:]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    where = (host, 5400, 0, socket.if_nametoindex("eth0")) if ":" in host else (host, 5400)
+    with socket.socket(family, socket.SOCK_DGRAM) as s:
+        if ":" not in host:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        try:
+            s.sendto(host.encode(), where)
+        except PermissionError:
+            found.append(host)
+print(*found)
+"""
+HEAR = """
+import socket
+with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as s:
+    s.bind(("::", 5400))
+    s.settimeout(3)
+    print(flush=True)
+    try:
+        while True:
+            print(s.recv(100).decode(), flush=True)
+    except TimeoutError:
+        pass
+"""
+
+
+def test_broadcast_reaches_no_pod_as_world(lab: Cluster) -> None:
+    subnet = lab.address("frontend").rpartition(".")[0] + ".255"
+    hosts = (subnet, "255.255.255.255", "ff02::1")
+
+    def heard(*documents: str) -> tuple[list[str], list[str]]:
+        """What the pod beside it heard, and what was refused at once."""
+        if documents:
+            lab.apply(*documents)
+        with lab.start("intruder", sys.executable, "-c", HEAR) as child, ended(child):
+            assert child.stdout is not None
+            child.stdout.readline()
+            refused = lab.exec("frontend", sys.executable, "-c", BROADCAST, *hosts).stdout.split()
+            return child.communicate(timeout=10)[0].split(), refused
+
+    assert heard() == ([*hosts], [])
+    world: Spec = {"toEntities": ["world"]}
+    assert heard(document("out", "frontend", egress=[world])) == ([], [*hosts[1:]])
+    inside: Spec = {"toCIDR": [f"{subnet.rpartition('.')[0]}.0/24"]}
+    assert heard(document("out", "frontend", egress=[world, inside])) == ([], [*hosts[1:]])
+
+
 def test_a_server_answers_although_its_egress_is_shut(lab: Cluster) -> None:
     with echoing(lab, "web", 53):
         lab.apply(

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 
 import pytest
 
+from policies.compile import compile_policies
 from policies.errors import PolicyError
+from policies.explain import identity_of
 from policies.inventory import Inventory, NodeHost, Pod, Service
-from policies.resolve import troubles
+from policies.resolve import resolve, troubles
 from policies.ruleset import TCP, UDP, Answer
+from proxy.peers import Peers
 from tests.policies.world import (
     ALLOW,
     DENY,
@@ -351,3 +354,32 @@ def test_a_node_is_its_address() -> None:
     world = World(policy(f"{WEB}ingress: [{{fromEntities: [host]}}]"), inventory=inventory)
     assert world.connect("10.9.0.2") is ALLOW
     assert world.connect("fd09::2") is DENY
+
+
+GROUPS = ("224.0.0.1", "239.1.2.3", "255.255.255.255", "ff02::1")
+
+
+def test_groups_are_no_world() -> None:
+    """What is sent to them reaches pods."""
+
+    def may(rules: str) -> set[str]:
+        policies = compile_policies(
+            documents(*(policy(f"{WEB}egress: [{rule}]", f"p{i}") for i, rule in enumerate(rules.split("|"))))
+        )
+        made = resolve(policies, INVENTORY, 1)
+        web = next(each for each in made.endpoints.values() if (each.namespace, each.name) == ("default", "web"))
+        found = {address: Peers(made).find(address)[0] for address in GROUPS}
+        assert found == {address: identity_of(made, address) for address in GROUPS}
+        return {address for address, number in found.items() if web.egress.answer(5353, number, UDP) is ALLOW}
+
+    assert may("{toEntities: [all]}") == set()
+    assert may("{toEntities: [world]}") == set()
+    assert may("{toCIDR: [0.0.0.0/0]}") == set()
+    assert may("{toCIDR: [224.0.0.0/3]}") == set()
+    assert may("{toCIDR: ['::/0']}") == set()
+    assert may("{toCIDR: [239.0.0.0/8]}") == {"239.1.2.3"}
+    assert may("{toCIDR: [224.0.0.0/4]}") == {"224.0.0.1", "239.1.2.3"}
+    assert may("{toCIDR: ['ff02::1/128']}") == {"ff02::1"}
+    assert may("{toPorts: [{ports: [{port: '5353', protocol: UDP}]}]}") == {*GROUPS}
+    # what one document names does not become the world of another
+    assert may("{toCIDR: [239.0.0.0/24]}|{toEntities: [world]}|{toCIDR: [0.0.0.0/0]}") == set()

@@ -297,10 +297,13 @@ def test_old_flow_is_no_excuse(steered: Steered, family: int) -> None:
             empty_flows(steered)
 
 
+FLOW_KEY_BYTES = 32  # struct l7_flow_key
+
+
 def make_older(steered: Steered, age_s: int) -> None:
     """Set back the time of every flow that goes out."""
     fd = steered.kernel.maps.fd("l7_flows")
-    keys = list(libbpf.map_keys(fd, 28))
+    keys = list(libbpf.map_keys(fd, FLOW_KEY_BYTES))
     assert keys
     for key in keys:
         seen = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - age_s * 10**9
@@ -309,7 +312,7 @@ def make_older(steered: Steered, age_s: int) -> None:
 
 def empty_flows(steered: Steered) -> None:
     fd = steered.kernel.maps.fd("l7_flows")
-    for key in list(libbpf.map_keys(fd, 28)):
+    for key in list(libbpf.map_keys(fd, FLOW_KEY_BYTES)):
         libbpf.map_delete(fd, key, "l7_flows")
 
 
@@ -437,6 +440,24 @@ def test_a_flow_is_of_one_endpoint_and_one_port(steered: Steered, family: int) -
         process.stdout.readline()
         run(steered.server, own, 0, send)
         assert json.loads(process.communicate(timeout=10)[0]) == ["answer", "TIMEOUT"]
+
+
+def test_a_new_pod_inherits_no_flow_with_the_id_of_one_that_is_gone(steered: Steered, family: int) -> None:
+    """Ids are given again at once. What the pod that had it before opened must not let its peer into the next one."""
+    gone, host = steered.client, steered.server.address(family)
+    endpoint = steered.protect(gone, Flags.INGRESS)
+    assert run(gone, host, ALLOWED, "say(tried(lambda: made(45010).sendto(b'open', (host, port))))") == 4
+    steered.kernel.detach_pod(endpoint)
+    steered.kernel.del_endpoint(gone.netns.cookie)
+    following = steered.net.pod("n")
+    steered.kernel.set_endpoint(following.netns.cookie, endpoint, Flags.INGRESS, following.addresses)
+    steered.kernel.attach_pod(following.netns, endpoint, following.addresses, following.cgroup, gate=True)
+    wait = "s = made(45010); s.settimeout(2); print('ready', flush=True); say(tried(lambda: s.recv(9).decode()))"
+    with following.start(script(wait), given(following, host, ALLOWED)) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        run(steered.server, following.address(family), 45010, "say(made(81).sendto(b'in', (host, port)))")
+        assert json.loads(process.communicate(timeout=10)[0]) == "TIMEOUT"
 
 
 RAW_UDP = textwrap.dedent("""
