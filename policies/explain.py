@@ -295,9 +295,10 @@ def _out_of_reach(
     to be steered, as no leg can be dialled for it."""
     if identity != Reserved.NONE or question.protocol != TCP:
         return False
-    if direction is Direction.INGRESS:
-        return connection.answer is Answer.PROXY
-    return engine.ruleset.endpoints[endpoint_id].egress.enforced
+    rules = engine.ruleset.endpoints[endpoint_id].direction(direction)
+    if rules.watched:
+        return False
+    return connection.answer is Answer.PROXY if direction is Direction.INGRESS else rules.enforced
 
 
 def _connection(verdict: ConnectionVerdict, question: Question) -> Judgement:

@@ -245,6 +245,8 @@ def test_link_local_peers_are_out_of_reach_of_rules_for_everybody() -> None:
     assert not ask(egress, "web", "fe80::1").allow
     assert ask(egress, "web", "fe80::1", protocol=UDP).allow
     assert ask(DOCUMENT, "web", "fe80::1").allow
+    audit = egress.replace("name: p", "name: p, annotations: {tulle.dev/mode: audit}")
+    assert ask(audit, "web", "fe80::1").allow
 
 
 def test_kafka_on_an_http_port_is_no_request_of_it() -> None:
