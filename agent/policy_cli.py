@@ -262,7 +262,7 @@ def _explain(options: argparse.Namespace, nodes: Nodes) -> int:
         raise AgentError("--header belongs to --http")
     if options.protocol == "UDP" and (options.http is not None or options.kafka is not None):
         raise AgentError("requests are judged on TCP alone")
-    policies, inventory, revision = _subject(options, nodes)
+    policies, inventory, revision, probes = _subject(options, nodes)
     protocol = UDP if options.protocol == "UDP" else TCP
     try:
         client, server = find_end(inventory, options.client), find_end(inventory, options.server)
@@ -273,7 +273,7 @@ def _explain(options: argparse.Namespace, nodes: Nodes) -> int:
         except Refused as error:
             refused = str(error)
             question = _question(argparse.Namespace(http=None, kafka=None), protocol, port)
-        explanation = explain(policies, inventory, client, server, question)
+        explanation = explain(policies, inventory, client, server, question, probes=probes)
     except UnknownEnd as error:
         raise AgentError(str(error)) from error
     except ValueError as error:  # the inventory contradicts itself
@@ -287,8 +287,8 @@ def _explain(options: argparse.Namespace, nodes: Nodes) -> int:
     return GOOD if report["verdict"] == "allow" else NOT_GOOD
 
 
-def _subject(options: argparse.Namespace, nodes: Nodes) -> "tuple[PolicySet, Inventory, int | None]":
-    """What is asked about: files, or what a running agent has, or one of each."""
+def _subject(options: argparse.Namespace, nodes: Nodes) -> "tuple[PolicySet, Inventory, int | None, bool]":
+    """What is asked about: files, or what a running agent has, or one of each; and whether probes of the node pass."""
     from agent.errors import AgentError
 
     live = options.node is not None or options.config is not None or options.name is not None
@@ -299,7 +299,7 @@ def _subject(options: argparse.Namespace, nodes: Nodes) -> "tuple[PolicySet, Inv
     if not live:
         if policies is None or inventory is None:
             raise AssertionError("checked above")
-        return policies, inventory, None
+        return policies, inventory, None, True
     known = nodes(options)
     if len(known) > 1:
         raise AgentError(f"choose a node with --node: {', '.join(known)}")
@@ -307,7 +307,7 @@ def _subject(options: argparse.Namespace, nodes: Nodes) -> "tuple[PolicySet, Inv
     revision = None
     if policies is None:
         policies, revision = _live_policies(settings)
-    return policies, inventory or _live_inventory(settings), revision
+    return policies, inventory or _live_inventory(settings), revision, settings.node_probes
 
 
 def _live_policies(settings: "Settings") -> "tuple[PolicySet, int | None]":
@@ -418,6 +418,8 @@ def _side(side: "Side") -> dict[str, object]:
 
 
 def _print_explanation(report: dict[str, Any]) -> None:
+    from policies.explain import TO_ITSELF
+
     what = report.get("http") or report.get("kafka")
     where = f"{report['from']} -> {report['to']} port {report['port']}/{report['protocol']}"
     verdict = {"allow": "allowed", "deny": "denied"}[report["verdict"]]
@@ -431,7 +433,7 @@ def _print_explanation(report: dict[str, Any]) -> None:
         print()
         head = f"{side['direction']} at {side['endpoint']}, {_preposition(side)} {side['peer']}"
         if not side["enforced"]:
-            print(f"{head}: no policy selects it")
+            print(f"{head}: {side['reason'] if side['reason'] == TO_ITSELF else 'no policy selects it'}")
             continue
         print(f"{head}: {'allowed' if side['verdict'] == 'allow' else 'denied'} by {_rule(side)}")
         selecting = [_named(one["policy"], one) for one in side["selected_by"]]

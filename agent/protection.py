@@ -379,6 +379,11 @@ class Protector:
 
     def _set_endpoint(self, held: Protected, wanted: tuple[bool, bool]) -> None:
         flags = (Flags.INGRESS if wanted[0] else Flags.NONE) | (Flags.EGRESS if wanted[1] else Flags.NONE)
+        rules = self.rules.endpoints[held.id]
+        if rules.ingress.watched:
+            flags |= Flags.WATCH_INGRESS
+        if rules.egress.watched:
+            flags |= Flags.WATCH_EGRESS
         if held.flags != (flags, held.addresses):
             self._kernel.set_endpoint(held.netns.cookie, held.id, flags, _parsed(held.addresses))
             held.flags = (flags, held.addresses)

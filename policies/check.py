@@ -14,7 +14,7 @@ from policies.engine import HttpRequest
 from policies.errors import Problem
 from policies.explain import matches
 from policies.inventory import Inventory
-from policies.matchers import literals, matcher
+from policies.matchers import PatternError, literals, matcher
 from policies.policyset import CidrPeer, EntityPeer, Grant, Peer, Place, PolicySet, PortSpec, Section, ServicePeer
 from policies.resolve import resolve
 from policies.ruleset import (
@@ -116,7 +116,9 @@ class Checker:
                     what = "deny" if rule.deny else "match"
                     example = next(iter(sorted(literals(rule.path) or ())), rule.path)
                     message = f"a path pattern sees the query too: '{example}' does not {what} '{example}?x=1'"
-                    yield self._at(rule.name, f"{message}; write {rule.path}([?].*)? if that is meant", ".path")
+                    better = _with_query(rule.path, example)
+                    hint = f"; write {better} if that is meant" if better else ""
+                    yield self._at(rule.name, message + hint, ".path")
 
     def _shadowed(self) -> Iterator[Finding]:
         for _, rules in self._http():
@@ -316,6 +318,21 @@ def _ends_before_query(pattern: str) -> bool:
     if any(sign in unescaped for sign in _OPEN):
         return False
     return "?" not in _in_classes(unescaped)
+
+
+def _with_query(pattern: str, example: str) -> str:
+    """The pattern with a query or without; "" when it is not plain how to write it."""
+    bare = pattern.removeprefix("^")
+    if bare.endswith("$") and not bare.endswith("\\$"):
+        bare = bare[:-1]
+    better = f"({bare})([?].*)?" if "|" in bare else f"{bare}([?].*)?"
+    try:
+        wide = matcher(better)
+    except PatternError:
+        return ""
+    plain = literals(pattern)
+    texts = plain if plain is not None else {example} if matcher(pattern)(example) else set()
+    return better if all(wide(text) and wide(f"{text}?x=1") for text in texts) else ""
 
 
 def _in_classes(pattern: str) -> str:

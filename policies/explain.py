@@ -15,9 +15,10 @@ from policies.describe import peer_text, port_text, protocol_name, title
 from policies.engine import DEFAULT_ALLOW, DEFAULT_DENY, Engine, HeaderEdit, HttpRequest, KafkaRequest
 from policies.inventory import Inventory, Pod
 from policies.policyset import Grant, Place, PolicySet, Section
-from policies.resolve import resolve
+from policies.resolve import plain_address, resolve
 from policies.ruleset import (
     MAX_PORT,
+    TCP,
     Answer,
     ConnectionVerdict,
     Direction,
@@ -33,7 +34,8 @@ from policies.ruleset import (
     RuleSet,
 )
 
-NODE_PROBE = "node-probe"
+NODE_PROBE = "tulle:node-probe"
+"""The name that records give to what lets a probe of this node pass."""
 PROTOCOL = "tulle:protocol"
 """The name that records give to what the parser refused."""
 ENTITIES = {
@@ -44,6 +46,8 @@ ENTITIES = {
     "remote-node": Reserved.REMOTE_NODE,
     "kube-apiserver": Reserved.KUBE_APISERVER,
 }
+TO_ITSELF = "a pod to itself is not judged"
+LINK_LOCAL = "a link-local address names nobody: it is neither steered nor reached under egress policy"
 THIS_NODE = frozenset({int(Reserved.HOST), int(Reserved.HOST_KUBE_APISERVER)})
 
 
@@ -153,7 +157,7 @@ class End:
 
 
 def find_end(inventory: Inventory, text: str) -> End:
-    """The end that a person names: `pod`, `namespace/pod`, an IP address or an entity.
+    """The end that a person names: `pod`, `namespace/pod`, an IP address or an entity. An address of a pod is that pod.
 
     Raises:
         UnknownEnd: nothing of that name.
@@ -163,7 +167,9 @@ def find_end(inventory: Inventory, text: str) -> End:
     except ValueError:
         pass
     else:
-        return End(text, address=str(getattr(address, "ipv4_mapped", None) or address))
+        plain = str(getattr(address, "ipv4_mapped", None) or address)
+        owner = _owner(inventory, plain)
+        return End(f"{owner.namespace}/{owner.name}", owner) if owner is not None else End(text, address=plain)
     namespace, slash, name = text.rpartition("/")
     wanted = (namespace if slash else "default", name)
     for pod in inventory.pods:
@@ -182,6 +188,14 @@ def find_end(inventory: Inventory, text: str) -> End:
         shown = ", ".join([*sorted(names)[:10], *(["…"] if len(names) > 10 else [])])
         hint = f"there are {shown}" if names else "the inventory has no pods"
     raise UnknownEnd(f"no pod '{'/'.join(wanted)}': {hint}")
+
+
+def _owner(inventory: Inventory, plain: str) -> Pod | None:
+    """The pod that has the address; None when nobody, two pods or a node have it."""
+    if any(plain == str(plain_address(text)) for node in inventory.nodes for text in node.addresses):
+        return None
+    owners = [pod for pod in inventory.pods if plain in [str(plain_address(text)) for text in pod.addresses]]
+    return owners[0] if len(owners) == 1 and not ip_address(plain).is_link_local else None
 
 
 def find_port(server: End, text: str, protocol: int) -> int:
@@ -221,14 +235,24 @@ def identity_of(rules: RuleSet, address: str) -> int:
     return found
 
 
-def judge(engine: Engine, endpoint_id: int, direction: Direction, identity: int, question: Question) -> Judgement:
+def judge(
+    engine: Engine,
+    endpoint_id: int,
+    direction: Direction,
+    identity: int,
+    question: Question,
+    *,
+    probes: bool = True,
+) -> Judgement:
     """What happens at one side; by the engine, and for this node's own connections by the rule for its probes.
 
     At ingress HOST stands for a process of this node, which the kernel recognises and lets through to be probed unless
-    a rule denies it by name.
+    a rule denies it by name. probes: the agent's setting `node_probes`.
     """
     connection = engine.connection(endpoint_id, direction, identity, question.port, question.protocol)
-    if direction is Direction.INGRESS and identity in THIS_NODE and not connection.enforced.explicit:
+    if _out_of_reach(engine, endpoint_id, direction, identity, question, connection):
+        return Judgement(False, DEFAULT_DENY, LINK_LOCAL)
+    if probes and direction is Direction.INGRESS and identity in THIS_NODE and not connection.enforced.explicit:
         if connection.answer is not Answer.ALLOW or connection.would_deny:
             return Judgement(True, NODE_PROBE, "a process of this node opened it (node_probe)")
         return _connection(connection, question)
@@ -257,6 +281,24 @@ def judge(engine: Engine, endpoint_id: int, direction: Direction, identity: int,
     return Judgement(verdict.allow, verdict.rule, verdict.reason, verdict.audited, binding, verdict.edits)
 
 
+def _out_of_reach(
+    engine: Engine,
+    endpoint_id: int,
+    direction: Direction,
+    identity: int,
+    question: Question,
+    connection: ConnectionVerdict,
+) -> bool:
+    """What the kernel refuses of a link-local peer whatever rules say: at egress all of TCP, at ingress what would have
+    to be steered, as no leg can be dialled for it."""
+    if identity != Reserved.NONE or question.protocol != TCP:
+        return False
+    rules = engine.ruleset.endpoints[endpoint_id].direction(direction)
+    if rules.watched:
+        return False
+    return connection.answer is Answer.PROXY if direction is Direction.INGRESS else rules.enforced
+
+
 def _connection(verdict: ConnectionVerdict, question: Question) -> Judgement:
     """A connection of which no request is judged."""
     allow = verdict.answer is not Answer.DENY
@@ -270,8 +312,10 @@ def _connection(verdict: ConnectionVerdict, question: Question) -> Judgement:
     return Judgement(allow, DEFAULT_ALLOW, "nothing denies it, and no policy asks for default deny")
 
 
-def explain(policies: PolicySet, inventory: Inventory, client: End, server: End, question: Question) -> Explanation:
-    """Judge a connection, and its request if there is one, at each end that is a pod.
+def explain(
+    policies: PolicySet, inventory: Inventory, client: End, server: End, question: Question, *, probes: bool = True
+) -> Explanation:
+    """Judge a connection, and its request if there is one, at each end that is a pod. probes: see `judge`.
 
     Raises:
         UnknownEnd: no end is a pod.
@@ -280,6 +324,10 @@ def explain(policies: PolicySet, inventory: Inventory, client: End, server: End,
     """
     if client.pod is None and server.pod is None:
         raise UnknownEnd(f"neither '{client.text}' nor '{server.text}' is a pod: policies are enforced at pods")
+    if client.pod is not None and server.address and ip_address(server.address).is_loopback:
+        server = client
+    if client.pod is not None and client.text == server.text:
+        return Explanation(tuple(_to_itself(direction, client.text) for direction in reversed(Direction)))
     ids = {end.text: number for number, end in enumerate((client, server), 1) if end.pod is not None}
     pods = tuple(replace(pod, endpoint_id=ids.get(f"{pod.namespace}/{pod.name}")) for pod in inventory.pods)
     rules = resolve(policies, replace(inventory, pods=pods), 1)
@@ -288,11 +336,22 @@ def explain(policies: PolicySet, inventory: Inventory, client: End, server: End,
     for own, peer, direction in ((client, server, Direction.EGRESS), (server, client, Direction.INGRESS)):
         if own.pod is not None:
             identity = _identity(rules, peer, ids, direction)
-            side = explain_side(policies, inventory, engine, ids[own.text], direction, identity, question, peer.text)
+            connection = engine.connection(ids[own.text], direction, identity, question.port, question.protocol)
+            from_node = direction is Direction.INGRESS and identity in THIS_NODE
+            if from_node and not probes and connection.answer is Answer.PROXY:
+                identity = int(Reserved.WORLD_IPV4)  # a worker sees the address alone, which proves no process
+            side = explain_side(
+                policies, inventory, engine, ids[own.text], direction, identity, question, peer.text, probes=probes
+            )
             sides.append(side)
             if question.http is not None and side.judgement.edits:
                 question = replace(question, http=edited(question.http, side.judgement.edits))
     return Explanation(tuple(sides))
+
+
+def _to_itself(direction: Direction, pod: str) -> Side:
+    """Neither the kernel nor a proxy comes between a pod and its own addresses."""
+    return Side(direction, pod, pod, False, Judgement(True, DEFAULT_ALLOW, TO_ITSELF), None, ())
 
 
 def edited(request: HttpRequest, edits: Iterable[HeaderEdit]) -> HttpRequest:
@@ -332,11 +391,13 @@ def explain_side(
     identity: int,
     question: Question,
     peer: str,
+    *,
+    probes: bool = True,
 ) -> Side:
     """One side with every rule that was considered; raises as `explain`."""
     endpoint = engine.ruleset.endpoints[endpoint_id]
     rules = endpoint.direction(direction)
-    judgement = judge(engine, endpoint_id, direction, identity, question)
+    judgement = judge(engine, endpoint_id, direction, identity, question, probes=probes)
     considered = tuple(_considered(policies, inventory, endpoint, direction, identity, question, peer))
     _check(judgement, rules, considered, question)
     return Side(
@@ -526,7 +587,7 @@ def _check(
     question: Question,
 ) -> None:
     """The algebra once more, from the rules one by one."""
-    if judgement.rule in (NODE_PROBE, PROTOCOL):
+    if judgement.rule in (NODE_PROBE, PROTOCOL) or judgement.reason == LINK_LOCAL:
         return
     request = question.http is not None or question.kafka is not None
     mine = [one for one in considered if not one.audit]

@@ -319,7 +319,7 @@ class _Peers:
             "world": world,
             "world-ipv4": four,
             "world-ipv6": world - four,
-            "cluster": pods | _NODES,
+            "cluster": pods | _NODES | external,
             "host": frozenset({Reserved.HOST, Reserved.HOST_KUBE_APISERVER}),
             "remote-node": frozenset({Reserved.REMOTE_NODE, Reserved.KUBE_APISERVER}),
             "kube-apiserver": apiserver,

@@ -263,6 +263,11 @@ class DirectionRules:
     policies: tuple[PolicyRef, ...] = ()
     close_denied: bool = False
 
+    @property
+    def watched(self) -> bool:
+        """Whether policies in mode audit alone have something to say: then nothing is refused, whatever it is."""
+        return self.enforced and not self.default_deny and all(line.audit for line in self.lines)
+
     def matching(self, protocol: int, port: int, identity: int) -> list[Line]:
         """The lines that speak of this peer on this port, in order."""
         return [line for line in self.lines if line.covers(protocol, port) and line.names(identity)]

@@ -49,13 +49,16 @@ class Flags(IntFlag):
     """What is enforced for an endpoint.
 
     ``STOPPED`` beats the others: nothing is judged or steered any more, marks are still cleaned, because the rules
-    in the pod stay until its last steered connection has ended.
+    in the pod stay until its last steered connection has ended. ``WATCH_...`` goes with the direction's own flag where
+    policies in mode audit alone ask: nothing is refused then.
     """
 
     NONE = 0
     INGRESS = 1
     EGRESS = 2
     STOPPED = 4
+    WATCH_INGRESS = 8
+    WATCH_EGRESS = 16
 
 
 class VerdictFlags(IntFlag):

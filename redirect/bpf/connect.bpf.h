@@ -94,10 +94,12 @@ static __always_inline int l7_connect(struct bpf_sock_addr *ctx, const struct l7
         identity = l7_identity_to(dst, protocol, &port_be);
         struct l7_decision said =
             l7_decide(ep->id, L7_EGRESS, identity, protocol, protocol == L7_PROTO_OTHER ? 0 : port_be);
-        if (l7_is_link_local(dst)) {
+        bool watched = ep->flags & L7_F_WATCH_EGRESS;
+        bool bound = !ctx->sk || (ctx->sk->bound_dev_if != 0 && ctx->sk->bound_dev_if != L7_LO_IFINDEX);
+        if (!watched && l7_is_link_local(dst)) {
             reason = L7_R_LINK_LOCAL;
             refused = true;
-        } else if (!ctx->sk || (ctx->sk->bound_dev_if != 0 && ctx->sk->bound_dev_if != L7_LO_IFINDEX)) {
+        } else if (!watched && bound) {
             reason = L7_R_BOUND_DEVICE;
             refused = true;
         } else if (said.answer == L7_DENY) {
@@ -106,6 +108,8 @@ static __always_inline int l7_connect(struct bpf_sock_addr *ctx, const struct l7
         } else if (said.answer == L7_ALLOW) {
             if (said.flags & L7_V_AUDIT)
                 reason = L7_R_WOULD_DENY;
+        } else if (watched && (bound || l7_is_link_local(dst) || protocol != IPPROTO_TCP)) {
+            reason = L7_R_FAIL_OPEN; // it cannot be steered, and is not refused for that
         } else if (protocol != IPPROTO_TCP) {
             reason = L7_R_NOT_STEERED;
             refused = true;

@@ -80,6 +80,8 @@ static __always_inline int l7_gate_datagram(struct __sk_buff *skb, const struct 
     if (kind == L7_REST || kind == L7_REQUEST) {
         if (!l7_enforced(ep, L7_EGRESS))
             return L7_TC_PASS;
+        if (kind == L7_REST && (ep->flags & L7_F_WATCH_EGRESS))
+            return L7_TC_PASS;
         if (kind == L7_REST) {
             if (segment->protocol == IPPROTO_ICMP || segment->protocol == IPPROTO_ICMPV6 ||
                 l7_sent_whole(skb, segment->protocol))
@@ -88,7 +90,8 @@ static __always_inline int l7_gate_datagram(struct __sk_buff *skb, const struct 
             identity = segment->everyone ? 0 : l7_identity_of(&segment->dst);
             said = l7_decide_datagram(ep, L7_EGRESS, identity, segment->protocol, 0);
         }
-    } else if (l7_enforced(ep, L7_EGRESS) && (segment->options || segment->routed)) {
+    } else if (l7_enforced(ep, L7_EGRESS) && !(ep->flags & L7_F_WATCH_EGRESS) &&
+               (segment->options || segment->routed)) {
         said.reason = L7_R_UNREADABLE; // a source route takes it to another destination than it shows
     } else if (segment->everyone) {
         // The broadcast address of a subnet is world by the maps, or of a prefix that somebody named: it reaches pods
@@ -122,8 +125,8 @@ int l7_gate(struct __sk_buff *skb) {
     }
     if (ep && kind >= L7_DATAGRAM)
         return l7_gate_datagram(skb, ep, kind, &segment);
-    if (ep && !(ep->flags & L7_F_EGRESS))
-        return L7_TC_PASS;
+    if (ep && (!(ep->flags & L7_F_EGRESS) || (ep->flags & L7_F_WATCH_EGRESS)))
+        return L7_TC_PASS; // watched: l7_connect records, and what came past it is not held
     u64 cgroup = bpf_skb_cgroup_id(skb);
     if (l7_own_cgroups.lookup(&cgroup))
         return L7_TC_PASS; // an upstream leg of ours

@@ -27,7 +27,7 @@ int l7_setsockopt(struct bpf_sockopt *ctx) {
         id = l7_netns.lookup(&cookie);
     }
     struct l7_endpoint *ep = id ? l7_endpoints.lookup(id) : 0;
-    bool enforced = id && (!ep || ((ep->flags & L7_F_EGRESS) && !(ep->flags & L7_F_STOPPED)));
+    bool enforced = id && (!ep || ((ep->flags & L7_F_EGRESS) && !(ep->flags & (L7_F_STOPPED | L7_F_WATCH_EGRESS))));
     // UDP is not steered, so its marks are the pod's own business.
     if (!enforced || (mark && ctx->sk && ctx->sk->type != L7_SOCK_STREAM)) {
         // The kernel shows a program one page of a longer value and takes that for the whole, unless told otherwise.

@@ -148,8 +148,10 @@ static __always_inline int l7_lookup(struct bpf_sk_lookup *ctx) {
             fate = SK_PASS;
         } else if (said.answer == L7_PROXY && (l7_is_link_local(src) || l7_is_link_local(dst))) {
             // No leg can be dialled for it: a link-local address needs its device, and the leg is bound to lo.
-            said.answer = L7_DENY;
-            said.reason = L7_R_LINK_LOCAL;
+            bool watched = ep->flags & L7_F_WATCH_INGRESS;
+            said.answer = watched ? L7_ALLOW : L7_DENY;
+            said.reason = watched ? L7_R_FAIL_OPEN : L7_R_LINK_LOCAL;
+            fate = watched ? SK_PASS : SK_DROP;
         }
     }
     if (said.answer == L7_PROXY) {

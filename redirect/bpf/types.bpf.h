@@ -28,6 +28,9 @@
 #define L7_F_INGRESS 1 // ingress is enforced
 #define L7_F_EGRESS 2  // egress is enforced
 #define L7_F_STOPPED 4 // neither is any more, but the rules in the pod still stand: marks are still cleaned
+// Policies in mode audit alone ask, and they refuse nothing: neither what cannot be steered nor what could slip past.
+#define L7_F_WATCH_INGRESS 8
+#define L7_F_WATCH_EGRESS 16
 
 // Flags of a verdict.
 #define L7_V_AUDIT 1     // it passes, and a policy in mode audit would have refused it

@@ -355,6 +355,29 @@ def test_mode_audit_blocks_nothing_and_says_what_it_would(lab: Cluster) -> None:
     assert [one["mode"] for one in lab.node("node-b")["documents"]] == ["audit"]
 
 
+BOUND_TO_ITS_DEVICE = """
+import socket, sys
+sock = socket.socket()
+sock.settimeout(5)
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 5)
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+sock.connect((sys.argv[1], 80))
+sock.sendall(b"GET /x HTTP/1.0\\r\\n\\r\\n")
+print(sock.recv(100).split()[1].decode())
+"""
+
+
+@pytest.mark.parametrize("rules", [{}, {"http": [{"path": "/y"}]}])
+def test_mode_audit_refuses_nothing_that_cannot_be_steered(lab: Cluster, rules: Spec) -> None:
+    egress: Spec = {"toEndpoints": [WEB], "toPorts": [{**ports("80/TCP")[0], "rules": rules}]} if rules else {}
+    lab.apply(document("watch", "frontend", says={"tulle.dev/mode": "audit"}, egress=[egress]))
+    done = lab.python("frontend", BOUND_TO_ITS_DEVICE, lab.address("web", "ipv4"))
+    assert (done.returncode, done.stdout.strip()) == (0, "200"), done.stderr
+    lab.apply(document("watch", "frontend", egress=[egress]))
+    refused = lab.python("frontend", BOUND_TO_ITS_DEVICE, lab.address("web", "ipv4"))
+    assert "PermissionError" in refused.stderr
+
+
 CLOSE_DENIED: Spec = {"tulle.dev/onChange": "close-denied"}
 
 

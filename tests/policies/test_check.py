@@ -69,6 +69,28 @@ def test_a_path_that_does_not_match_with_a_query(path: str) -> None:
     assert found.field == "spec.ingress[0].toPorts[0].rules.http[0].path"
 
 
+@pytest.mark.parametrize(
+    ("path", "better"),
+    [
+        ("/public", "/public([?].*)?"),
+        ("^/public$", "/public([?].*)?"),
+        ("/path1$", "/path1([?].*)?"),
+        ("/cost\\$", "/cost\\$([?].*)?"),
+        ("/a|/b", "(/a|/b)([?].*)?"),
+        ("/v1/[0-9]+$", "/v1/[0-9]+([?].*)?"),
+    ],
+)
+def test_what_is_proposed_for_queries_matches_them(path: str, better: str) -> None:
+    (found,) = warnings(http(f"{{path: '{path}'}}"))
+    assert f"; write {better} if that is meant" in found.message
+    assert not warnings(http(f"{{path: '{better}'}}"))
+
+
+def test_nothing_is_proposed_that_does_not_match() -> None:
+    (found,) = warnings(http("{path: '/a$|/b$'}"))
+    assert "write" not in found.message
+
+
 @pytest.mark.parametrize("path", ["/public.*", "/public([?].*)?", "/a/[^/]+", "/a\\?x=1", "/a/[a-z?]+", "/.*"])
 def test_a_path_that_knows_of_queries(path: str) -> None:
     assert not warnings(http(f"{{path: '{path}'}}"))

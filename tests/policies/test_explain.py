@@ -7,11 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent import decisions
 from policies.compile import compile_policies
 from policies.engine import DEFAULT_ALLOW, DEFAULT_DENY, Engine, HeaderEdit, HttpRequest, KafkaRequest
 from policies.explain import (
+    LINK_LOCAL,
     NODE_PROBE,
     PROTOCOL,
+    TO_ITSELF,
     End,
     Explanation,
     Question,
@@ -183,11 +186,67 @@ def test_ends_that_are_no_pods() -> None:
 def test_this_node_is_let_through_for_its_probes_and_its_address_is_not() -> None:
     found = ask(DOCUMENT, "host")
     assert found.allow
-    assert found.decisive.judgement.rule == NODE_PROBE
+    assert found.decisive.judgement.rule == NODE_PROBE == decisions.NODE_PROBE  # records use the same name
     assert not ask(DOCUMENT, "192.0.2.1").allow  # masqueraded traffic has it too
     denied = DOCUMENT.replace("  ingress:", "  ingressDeny: [{fromEntities: [host]}]\n  ingress:")
     assert not ask(denied, "host").allow
     assert ask(denied, "host").decisive.judgement.rule == "default/p ingressDeny[0]"
+
+
+def test_without_the_setting_for_probes_this_node_is_judged_as_others_are() -> None:
+    policies = compile_policies(load_text(DOCUMENT, "p.yaml"))
+    ends = find_end(INVENTORY, "host"), find_end(INVENTORY, "web")
+    for question in (Question(TCP, 80), Question(TCP, 81), Question(TCP, 80, get("/public"))):
+        assert explain(policies, INVENTORY, *ends, question).allow
+        assert not explain(policies, INVENTORY, *ends, question, probes=False).allow
+    everybody = "{toPorts: [{ports: [{port: '80'}], rules: {http: [{path: /a}]}}]}"
+    policies = compile_policies(load_text(_ingress(everybody), "p.yaml"))
+    assert explain(policies, INVENTORY, *ends, Question(TCP, 80, get("/a")), probes=False).allow
+    assert not explain(policies, INVENTORY, *ends, Question(TCP, 80, get("/b")), probes=False).allow
+    host = "{fromEntities: [host], toPorts: [{ports: [{port: '80'}], rules: {http: [{path: /a}]}}]}"
+    policies = compile_policies(load_text(_ingress(host), "p.yaml"))
+    found = explain(policies, INVENTORY, *ends, Question(TCP, 80, get("/a")), probes=False)
+    assert not found.allow, "a worker knows the address alone, and that counts as world"
+
+
+def _ingress(rule: str) -> str:
+    return f"{DOCUMENT[: DOCUMENT.index('  ingress:')]}  ingress: [{rule}]\n"
+
+
+def test_an_address_of_a_pod_is_that_pod() -> None:
+    egress = DOCUMENT.replace("name: p", "name: e").replace("app: web", "app: frontend")
+    egress = egress[: egress.index("  ingress:")] + "  egress: [{}]\n"
+    for client in ("frontend", "10.9.0.2", "::ffff:10.9.0.2"):
+        assert not ask(f"{DOCUMENT}---\n{egress}", client, http=get("/public")).allow
+        assert ask(DOCUMENT, client, http=get("/public")).allow
+    assert not ask(_ingress("{}"), "10.9.0.4", "fd09:0::1").allow
+    node = Inventory(PODS, (NodeHost("node-a", ("10.9.0.2",)),))
+    assert find_end(node, "10.9.0.2").pod is None
+
+
+def test_a_pod_to_itself_is_not_judged() -> None:
+    nobody = _ingress("{}") + "  egress: [{}]\n"
+    for server in ("web", "10.9.0.1", "127.0.0.1", "::1"):
+        found = ask(nobody, "web", server, http=get("/private"))
+        assert found.allow
+        assert {(side.judgement.rule, side.judgement.reason) for side in found.sides} == {(DEFAULT_ALLOW, TO_ITSELF)}
+    assert not ask(nobody, "web", "10.9.0.2").allow
+
+
+def test_link_local_peers_are_out_of_reach_of_rules_for_everybody() -> None:
+    connections = _ingress("{toPorts: [{ports: [{port: '80'}]}]}")
+    assert ask(connections, "fe80::1").allow
+    assert not ask(connections, "fe80::1", port=81).allow
+    requests = _ingress("{toPorts: [{ports: [{port: '80'}], rules: {http: []}}]}")
+    assert ask(requests, "world", http=get("/")).allow
+    for http in (None, get("/")):
+        assert ask(requests, "fe80::1", http=http).decisive.judgement.reason == LINK_LOCAL
+    egress = connections.replace("  ingress:", "  egress:")
+    assert not ask(egress, "web", "fe80::1").allow
+    assert ask(egress, "web", "fe80::1", protocol=UDP).allow
+    assert ask(DOCUMENT, "web", "fe80::1").allow
+    audit = egress.replace("name: p", "name: p, annotations: {tulle.dev/mode: audit}")
+    assert ask(audit, "web", "fe80::1").allow
 
 
 def test_kafka_on_an_http_port_is_no_request_of_it() -> None:

@@ -43,6 +43,20 @@ def test_audit_is_told_and_never_blocks() -> None:
     assert got["POST /"].rule == DEFAULT_DENY
 
 
+def test_watched_is_where_audit_alone_asks() -> None:
+    audit, enforcing = watching("ingress: [{}]\negress: [{}]"), policy(f"{WEB}ingress: [{{}}]", "e")
+    open_ = policy(f"{WEB}enableDefaultDeny: {{ingress: false}}\ningress: [{{{FRONTEND}}}]", "e")
+    for texts, wanted in (
+        ([audit], (True, True)),
+        ([audit, enforcing], (False, True)),
+        ([audit, open_], (False, True)),
+        ([enforcing], (False, False)),
+    ):
+        world = World(*texts)
+        web = next(one for one in world.rules.endpoints.values() if one.name == "web")
+        assert (web.ingress.watched, web.egress.watched) == wanted
+
+
 def test_an_audit_document_beside_enforcing_ones() -> None:
     enforcing = policy(f"{WEB}ingress: [{{{FRONTEND}, {GET}}}, {{{INTRUDER}}}]", "e")
     world = World(enforcing, watching(f"ingressDeny: [{{{INTRUDER}}}]"))

@@ -84,6 +84,9 @@ def test_an_api_server_outside_the_cluster() -> None:
     assert allowed(world) == {"203.0.113.10", "node-a"}
     rest = World(policy(f"{WEB}ingress: [{{fromEntities: [world]}}]"), inventory=outside)
     assert allowed(rest) == set(OUTSIDE)
+    cluster = World(policy(f"{WEB}ingress: [{{fromEntities: [cluster]}}]"), inventory=outside)
+    inside = World(policy(f"{WEB}ingress: [{{fromEntities: [cluster]}}]"))
+    assert allowed(cluster) == allowed(inside) | {"203.0.113.10"}  # Cilium, InitEntities
     host = World(policy(f"{WEB}ingress: [{{fromEntities: [host]}}]"), inventory=outside)
     assert allowed(host) == {"node-a"}
 

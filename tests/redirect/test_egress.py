@@ -207,7 +207,13 @@ def test_guard_leaves_other_options_alone(steered: Steered) -> None:
 
 @pytest.mark.parametrize(
     ("flags", "outcome"),
-    [(Flags.EGRESS, "EPERM"), (Flags.INGRESS, "ok"), (Flags.EGRESS | Flags.STOPPED, "ok")],
+    [
+        (Flags.EGRESS, "EPERM"),
+        (Flags.EGRESS | Flags.WATCH_INGRESS, "EPERM"),
+        (Flags.EGRESS | Flags.WATCH_EGRESS, "ok"),
+        (Flags.INGRESS, "ok"),
+        (Flags.EGRESS | Flags.STOPPED, "ok"),
+    ],
 )
 def test_guard_acts_while_egress_is_enforced(steered: Steered, flags: Flags, outcome: str) -> None:
     steered.protect(steered.client, Flags.INGRESS)
@@ -219,6 +225,26 @@ def test_guard_acts_while_egress_is_enforced(steered: Steered, flags: Flags, out
         except OSError as e: say(errno.errorcode[e.errno])
     """
     assert steered.client.run(code, who="container") == outcome
+
+
+@pytest.mark.parametrize("port", [PROXIED, ALLOWED])
+def test_where_only_audit_asks_nothing_is_refused_for_not_being_steered(steered: Steered, port: int) -> None:
+    endpoint = steered.protect(steered.client, Flags.EGRESS | Flags.WATCH_EGRESS)
+    everybody = VerdictKey(endpoint, 0, Direction.EGRESS, socket.IPPROTO_TCP, port)
+    steered.kernel.set_verdicts(endpoint, {everybody: (Answer.PROXY if port == PROXIED else Answer.ALLOW, 0)})
+    steered.app(steered.server, socket.AF_INET6, port)
+    code = f"""
+        said = []
+        for host, scope in (sys.argv[1], socket.if_nametoindex("eth0")), (sys.argv[2], 0):
+            s = socket.socket(socket.AF_INET6)
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+            s.settimeout(3)
+            try: s.connect((host, {port}, 0, scope)); said.append("ok")
+            except OSError as e: said.append(errno.errorcode.get(e.errno, "timeout"))
+        say(said)
+    """
+    said = steered.client.run(code, steered.server.link_local, steered.server.address(socket.AF_INET6))
+    assert said == ["ok", "ok"]
 
 
 @who
