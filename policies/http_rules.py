@@ -7,13 +7,14 @@ few entries that are left. The first rule in order that matches counts, wherever
 
 Rules that allow and rules that deny read a request differently. A rule that allows reads it in the one way that is
 written in docs/policy.md. A rule that denies matches what any application could take for what it names: without case;
-with and without `;parameters` of segments; percent-encoded or not; a pattern with and without the query; any of
-repeated headers or query keys; a host with or without port. The worst of that is a denial too many.
+with and without `;parameters` of segments; percent-encoded or not; with and without a last slash; a pattern with and
+without the query; any of repeated headers or query keys; a host with or without port. The worst of that is a denial too
+many.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_plus
 
 from policies.matchers import Matcher, PatternSet, literals, matcher, prefix
 from policies.query import Query
@@ -205,19 +206,19 @@ class HttpRules:
         if rule.path is None:
             self._add_any(entry)
         elif rule.path_kind is PathKind.EXACT:
-            for text in self._keys((rule.path,)):
+            for text in self._whole_keys((rule.path,)):
                 self._exact.setdefault(text, []).append(entry)
         elif rule.path_kind is PathKind.PREFIX:
             for text in self._keys((rule.path,)):
                 self._prefixes.setdefault(text.rstrip("/"), []).append(entry)
         elif rule.path_kind is PathKind.TEMPLATE:
-            for text in self._keys((rule.path,)):
+            for text in self._whole_keys((rule.path,)):
                 segments = text.split("/")
                 fixed = tuple(i for i, segment in enumerate(segments) if not _is_variable(segment))
                 by_texts = self._templates.setdefault((len(segments), fixed), {})
                 by_texts.setdefault(tuple(segments[i] for i in fixed), []).append(entry)
         elif (texts := literals(rule.path)) is not None:
-            for text in self._keys(texts):
+            for text in self._whole_keys(texts):
                 self._whole.setdefault(text, []).append(entry)
         elif (begin := prefix(rule.path)) is not None:
             for text in self._keys((begin,)):
@@ -230,6 +231,11 @@ class HttpRules:
         if not self.deny:
             return set(texts)
         return {form.lower() for text in texts for form in (text, unquote(text, errors="replace"))}
+
+    def _whole_keys(self, texts: Iterable[str]) -> set[str]:
+        """The same where the text is all that is asked for: a last slash of it is left out, as of the request."""
+        keys = self._keys(texts)
+        return keys | {key.rstrip("/") or "/" for key in keys if "?" not in key} if self.deny else keys
 
     def _add_any(self, entry: Entry) -> None:
         if entry.methods is None:
@@ -323,7 +329,10 @@ def denied_forms(text: str) -> Iterable[tuple[str, str]]:
     if ";" in path or "%3B" in path:
         paths |= {_PARAMETERS.sub("", each) for each in paths}
     paths |= {_SLASHES.sub("/", each) for each in paths}  # parameters may have stood alone; merging can be switched off
-    forms = [(f"{each}?{query}", each) for each in sorted(paths)] if mark else []
+    # most routers take a last slash for nothing, file systems dots and spaces at the end of a name
+    paths |= {each.rstrip("/. ") or "/" for each in paths}
+    queries = {query, unquote(query, errors="replace"), unquote_plus(query, errors="replace")} if mark else ()
+    forms = [(f"{each}?{asked}", each) for each in sorted(paths) for asked in sorted(queries)]
     return forms + [(each, each) for each in sorted(paths)]
 
 

@@ -41,15 +41,22 @@ class Query:
         return self.readable and all(_only(pairs.get(wanted.key), wanted.value) for pairs in self._readings)
 
     def may_hold(self, wanted: QueryMatch) -> bool:
-        """For a rule that denies: somebody could find the key there, with that value among others; without case."""
+        """For a rule that denies: somebody could find the key there, with that value among others; without case, white
+        space around either, and what makes the key a list for some (`key[]`)."""
         if not self.readable:
             return True
-        key, value = wanted.key.lower(), None if wanted.value is None else wanted.value.lower()
+        key, value = _bare(wanted.key), None if wanted.value is None else _bare(wanted.value)
         for pairs in self._readings:
             for name, values in pairs.items():
-                if name.lower() == key and any(value is None or v is None or v.lower() == value for v in values):
+                if key in (bare := _bare(name), bare.partition("[")[0].rstrip()) and any(
+                    value is None or v is None or _bare(v) == value for v in values
+                ):
                     return True
         return False
+
+
+def _bare(text: str) -> str:
+    return text.strip(" \t\r\n\v\f\0").lower()
 
 
 def _only(values: list[str | None] | None, wanted: str | None) -> bool:

@@ -71,15 +71,19 @@ type IpNetwork = IPv4Network | IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """Which identity has which number: pods' by (namespace, labels), CIDR prefixes by their text."""
+    """Which identity has which number: pods' by (namespace, labels), CIDR prefixes by their text.
+
+    last: the highest that was ever given to a pod, and to a prefix.
+    """
 
     pods: dict[IdentityKey, int] = field(default_factory=dict)
     prefixes: dict[str, int] = field(default_factory=dict)
+    last: tuple[int, int] = field(default=(0, 0), compare=False)
 
     def to_json(self) -> str:
         """Text that `from_json` reads."""
         pods = [[namespace, labels, number] for (namespace, labels), number in self.pods.items()]
-        return json.dumps({"pods": pods, "prefixes": self.prefixes})
+        return json.dumps({"pods": pods, "prefixes": self.prefixes, "last": self.last})
 
     @staticmethod
     def from_json(text: str | bytes) -> "Numbers":
@@ -92,7 +96,9 @@ class Numbers:
         if isinstance(data, list):
             data = {"pods": data, "prefixes": {}}
         pods = {(str(ns), tuple((str(k), str(v)) for k, v in labels)): int(n) for ns, labels, n in data["pods"]}
-        return Numbers(pods, {str(prefix): int(n) for prefix, n in data["prefixes"].items()})
+        of_pods, of_prefixes = data.get("last", (0, 0))
+        prefixes = {str(prefix): int(n) for prefix, n in data["prefixes"].items()}
+        return Numbers(pods, prefixes, (int(of_pods), int(of_prefixes)))
 
 
 def identity_key(namespace: str, labels: Mapping[str, str]) -> IdentityKey:
@@ -103,20 +109,20 @@ def identity_key(namespace: str, labels: Mapping[str, str]) -> IdentityKey:
 def allocate(policies: PolicySet, inventory: Inventory, previous: Numbers | None = None) -> Numbers:
     """A number for each (namespace, labels) and each CIDR prefix in use; those in `previous` keep theirs.
 
-    A number that `previous` holds is never given to another, even when nobody has it any more: entries of the revision
-    in force must not come to mean another peer while the new one is put in. Without `previous` the numbers follow the
-    sorted keys, so nodes that see the same agree.
+    A number is never given to another, even when nobody has it any more: entries of the revision in force must not come
+    to mean another peer while the new one is put in, and that may be an older one than `previous` is of. Without
+    `previous` the numbers follow the sorted keys, so nodes that see the same agree.
     """
     previous = previous or Numbers()
     keys = sorted({identity_key(pod.namespace, pod.labels) for pod in inventory.pods})
     prefixes = sorted(_prefixes_in_use(policies, inventory))
-    return Numbers(
-        _numbered(keys, previous.pods, FIRST_IDENTITY), _numbered(prefixes, previous.prefixes, FIRST_CIDR_IDENTITY)
-    )
+    pods, last_pod = _numbered(keys, previous.pods, max(previous.last[0], FIRST_IDENTITY - 1))
+    cidrs, last_prefix = _numbered(prefixes, previous.prefixes, max(previous.last[1], FIRST_CIDR_IDENTITY - 1))
+    return Numbers(pods, cidrs, (last_pod, last_prefix))
 
 
-def _numbered[Key](keys: Iterable[Key], previous: Mapping[Key, int], first: int) -> dict[Key, int]:
-    number = max(previous.values(), default=first - 1)
+def _numbered[Key](keys: Iterable[Key], previous: Mapping[Key, int], last: int) -> tuple[dict[Key, int], int]:
+    number = max((last, *previous.values()))
     result: dict[Key, int] = {}
     for key in keys:
         if key in previous:
@@ -124,7 +130,7 @@ def _numbered[Key](keys: Iterable[Key], previous: Mapping[Key, int], first: int)
         else:
             number += 1
             result[key] = number
-    return result
+    return result, number
 
 
 def _prefixes_in_use(policies: PolicySet, inventory: Inventory) -> set[str]:

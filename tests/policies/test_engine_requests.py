@@ -56,11 +56,19 @@ def test_path_kinds(kind: PathKind, path: str, yes: list[str], no: list[str]) ->
 @pytest.mark.parametrize(
     ("kind", "path", "evasions"),
     [
+        (EXACT, "/admin", ["/ADMIN", "/admin;x", "/admin;x=1;y", "/;x/admin", "/%61dmin", "/admin%3Bx", "/admin?"]),
         (
             EXACT,
             "/admin",
-            ["/ADMIN", "/admin;x", "/admin;x=1;y", "/;x/admin", "/%61dmin", "/admin%3Bx", "/admin?", "//admin"],
+            ["//admin", "/admin/", "/ADMIN/", "/admin/;x", "/admin;x/", "/admin/?x", "/admin.", "/admin%20"],
         ),
+        (EXACT, "/admin/", ["/admin", "/admin;x", "/Admin?x"]),
+        (REGEX, "/admin", ["/admin/", "/admin/?x=1"]),
+        (REGEX, "/ad[m]in", ["/admin/"]),
+        (REGEX, "/admin/", ["/admin"]),
+        (REGEX, "/p\\?debug=on", ["/p?debug=o%6E", "/p?%64ebug=on", "/P;x?debug=on", "/p/?debug=on"]),
+        (REGEX, "/p\\?q=a[ ]b", ["/p?q=a+b", "/p?q=a%20b"]),
+        (TEMPLATE, "/users/{id}", ["/users/1/", "/users/1;x/"]),
         (EXACT, "/a@b", ["/a%40b", "/A%40B"]),
         (EXACT, "/a%40b", ["/a@b"]),
         (EXACT, "/é", ["/%C3%A9"]),
@@ -121,12 +129,19 @@ def test_a_deny_rule_sees_every_form_of_a_query() -> None:
         "DEBUG=On",
         "%64ebug=o%6E",
         "debug=%zz",
+        "debug[]=on",
+        "debug%5B0%5D=on",
+        "+debug=on",
+        "debug%20=on",
+        "debug=on%00",
+        "debug=+on",
     ):
         assert matches(rule, f"/p?{query}"), query
     for query in ("%ff=1", "%zz", "x=1&%c3=2"):  # a key that could be any for somebody
         assert matches(rule, f"/p?{query}"), query
         assert not matches(replace(rule, deny=False), f"/p?debug=on&{query}")
     assert not matches(rule, "/p?debug=off")
+    assert not matches(rule, "/p?xdebug[]=on")
     assert not matches(rule, "/p?x=%ff")  # a value of another key
     assert not matches(rule, "/p")
     assert not matches(rule, "/q?%ff=1")  # on that path alone

@@ -51,6 +51,9 @@ def test_numbers_of_prefixes_stay_too() -> None:
     assert first.prefixes == {"10.0.0.0/8": 1 << 24, "192.168.0.0/16": (1 << 24) + 1}
     second = allocate(of("172.16.0.0/12", "192.168.0.0/16"), Inventory(), first)
     assert second.prefixes == {"172.16.0.0/12": (1 << 24) + 2, "192.168.0.0/16": (1 << 24) + 1}
+    # also when two changes went by: the kernel may have failed to take the first of them
+    third = allocate(PolicySet(), Inventory(), Numbers.from_json(second.to_json()))
+    assert allocate(of("10.9.0.0/16"), Inventory(), third).prefixes == {"10.9.0.0/16": (1 << 24) + 3}
 
 
 def test_numbers_survive_being_kept() -> None:
