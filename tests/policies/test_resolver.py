@@ -139,7 +139,7 @@ def test_entities() -> None:
     assert named("kube-apiserver") == {outside, Reserved.KUBE_APISERVER, Reserved.HOST_KUBE_APISERVER}
     assert named("remote-node") == {Reserved.REMOTE_NODE, Reserved.KUBE_APISERVER}
     assert named("host") == {Reserved.HOST, Reserved.HOST_KUBE_APISERVER}
-    assert named("cluster") == of_pods | named("host") | named("remote-node")
+    assert named("cluster") == of_pods | named("host") | named("remote-node") | {outside}
     assert named("all") == named("cluster") | named("world")
     assert named("none") == named("init") == set()
     assert Reserved.UNKNOWN not in named("all")
