@@ -134,22 +134,6 @@ def test_the_pod_to_itself_and_loopback_are_left_alone(steered: Steered, family:
     assert steered.refused() == []
 
 
-def test_udp_is_left_alone_for_now(steered: Steered, family: int) -> None:
-    steered.protect(steered.client, Flags.EGRESS)
-    with steered.server.netns.entered():
-        sink = socket.socket(family, socket.SOCK_DGRAM)
-    with sink:
-        sink.settimeout(5)
-        sink.bind((steered.server.address(family), DENIED))
-        code = f"""
-            s = socket.socket({int(family)}, socket.SOCK_DGRAM)
-            s.connect(({steered.server.address(family)!r}, {DENIED}))
-            say(s.send(b"x"))
-        """
-        assert steered.client.run(code) == 1
-        assert sink.recv(10) == b"x"
-
-
 # Ways around.
 
 
