@@ -353,6 +353,19 @@ def test_against_an_agent_that_ran(place: Path) -> None:
     assert done.returncode == 2
     assert "no node 'node-b': did you mean 'node-a'?" in done.stderr
 
+    done = tulle("explain", "--from", "host", *ENDS[2:], "--config", str(config), where=place)
+    assert done.returncode == 0
+    assert "tulle:node-probe" in done.stdout
+    config.write_text(config.read_text() + "node_probes: false\n")
+    done = tulle("explain", "--from", "host", *ENDS[2:], "--config", str(config), where=place)
+    assert done.returncode == 1, done.stdout
+
+
+def test_a_pod_to_itself(place: Path) -> None:
+    done = explain(place, "--from", "web", "--to", "10.9.0.1", "--port", "81")
+    assert done.returncode == 0
+    assert "egress at default/web, to default/web: a pod to itself is not judged" in done.stdout
+
 
 # -- diff and learn, from records that the agent's own writer wrote
 
