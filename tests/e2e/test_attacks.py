@@ -200,7 +200,7 @@ def test_refusals_at_connect_have_their_records(egress: Cluster) -> None:
             flow = record["flow"]
             return bool(
                 record["tulle"]["reason"] == reason
-                and flow["l4"]["TCP"]["destination_port"] == port
+                and flow.get("l4", {}).get("TCP", {}).get("destination_port") == port
                 and flow["source"].get("pod_name") == "frontend"
                 and flow["verdict"] == "DROPPED"
                 and flow["traffic_direction"] == "EGRESS"

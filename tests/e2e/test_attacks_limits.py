@@ -88,7 +88,7 @@ def reasons(lab: Cluster, result: Record, port: int = 8080, at_least: int = 1) -
         found[:] = [
             (record["flow"]["verdict"], record["tulle"]["rule"], record["tulle"]["reason"])
             for record in lab.observe("--since", "1m", "--all")
-            if set(record["flow"]["l4"]["TCP"].values()) == {result["port"], port}
+            if set(record["flow"].get("l4", {}).get("TCP", {}).values()) == {result["port"], port}
         ]
         return len(found) >= at_least
 

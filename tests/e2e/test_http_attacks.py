@@ -212,7 +212,7 @@ class Target:
         def look() -> bool:
             by_port: dict[int, list[Record]] = {}
             for record in self._lab.observe("--since", "2m", "--all"):
-                if record["flow"]["l4"]["TCP"]["destination_port"] == PORT:
+                if record["flow"].get("l4", {}).get("TCP", {}).get("destination_port") == PORT:
                     by_port.setdefault(record["flow"]["l4"]["TCP"]["source_port"], []).append(record)
             found[:] = [by_port.get(result["port"], []) for result in results]
             return all(found)
