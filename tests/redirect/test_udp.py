@@ -248,13 +248,12 @@ def test_withdrawn_policy_ends_what_is_still_coming(steered: Steered, family: in
     s.settimeout(0.5)
     say(tried(lambda: s.recv(9).decode()))
     """
-    with (
-        steered.server.start(script(stream), given(steered.server, host, ALLOWED)) as app,
-        steered.client.start(script(code), given(steered.client, host, ALLOWED)) as process,
-    ):
+    with ExitStack() as stack:
+        app = stack.enter_context(steered.server.start(script(stream), given(steered.server, host, ALLOWED)))
         assert app.stdout is not None
+        assert app.stdout.readline() == "ready\n"  # before that a datagram is answered by an ICMP error
+        process = stack.enter_context(steered.client.start(script(code), given(steered.client, host, ALLOWED)))
         assert process.stdout is not None
-        app.stdout.readline()
         assert process.stdout.readline() == "begun\n"
         steered.kernel.set_verdicts(endpoint, {})
         time.sleep(0.1)
