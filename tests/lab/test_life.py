@@ -59,12 +59,21 @@ def test_three_nodes_reach_each_other(fresh: LabUnderTest, tmp_path: Path) -> No
     assert fresh.exec("s0/p0", "curl", "-s", "http://p1/").returncode == 6
 
 
-def test_status_has_exactly_the_contracts_keys(bare: LabUnderTest) -> None:
+def test_status_has_the_contracts_keys(bare: LabUnderTest) -> None:
+    """The first keys are the contract; the others make the output an inventory that `tulle policy explain` reads."""
     status = bare.status()
-    assert set(status) == {"mode", "nodes", "pods"}
+    assert set(status) == {"mode", "nodes", "pods", "namespaces"}
     assert str(status["mode"]) == "vxlan"
-    assert status["nodes"] == [{"name": name, "ready": False, "revision": 0} for name in ("node-a", "node-b")]
-    assert [set(pod) for pod in status["pods"]] == [{"namespace", "name", "node", "labels", "ipv4", "ipv6"}] * 4
+    for node, name in zip(status["nodes"], ("node-a", "node-b"), strict=True):
+        assert {key: node[key] for key in ("name", "ready", "revision")} == {
+            "name": name,
+            "ready": False,
+            "revision": 0,
+        }
+        assert set(node) == {"name", "ready", "revision", "addresses"}
+        assert node["addresses"]
+    keys = {"namespace", "name", "node", "labels", "ipv4", "ipv6", "ports"}
+    assert [set(pod) for pod in status["pods"]] == [keys] * 4
     (web,) = [pod for pod in status["pods"] if pod["name"] == "web"]
     assert web == {
         "namespace": "default",
@@ -73,6 +82,7 @@ def test_status_has_exactly_the_contracts_keys(bare: LabUnderTest) -> None:
         "labels": {"app": "web"},
         "ipv4": "10.244.1.2",
         "ipv6": "fd00:10:244:1::2",
+        "ports": [{"name": "http", "port": 80, "protocol": "TCP"}],
     }
 
 
