@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         "policies",
         allow_abbrev=False,
         help="the cost of large policy sets: compile, one edit, one decision",
-        description="What a large cluster's policies cost, in one process: needs neither root nor a lab.",
+        description="What a large cluster's policies cost, in one process, without a lab.",
         epilog="example: ./dev bench policies --rounds 5",
     )
     language.add_argument("--rounds", type=_positive, default=5, metavar="N", help="median of so many (default: 5)")
