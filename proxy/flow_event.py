@@ -67,3 +67,42 @@ class FlowEvent:
     code: int = 0
     latency_ns: int | None = None
     is_reply: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Shape:
+    """What the records of all requests with one decision and one status have in common, on whatever connection.
+
+    Made once and noted many times (`Recorder.note`): a request on the hot path costs its record a tuple and not an
+    event. Fields as in `FlowEvent`. audit: a place where the consumer keeps what it prepared from it.
+    """
+
+    verdict: str
+    reason: str
+    rule: str
+    policies: Sequence[PolicyRef]
+    revision: int
+    method: str
+    target: str
+    host: str
+    protocol: str
+    code: int
+    audit: object = field(default=None, repr=False)
+
+    def event(self, time_ns: int, connection: ConnectionFacts, latency_ns: int | None) -> FlowEvent:
+        """The same decision as an event; the record of both is the same."""
+        return FlowEvent(
+            time_ns,
+            connection,
+            self.verdict,
+            self.reason,
+            self.rule,
+            self.policies,
+            self.revision,
+            self.method,
+            self.target,
+            self.host,
+            self.protocol,
+            self.code,
+            latency_ns,
+        )

@@ -13,7 +13,7 @@ from audit.sinks.file import FileSink
 from audit.sinks.stdout import StdoutSink
 from audit.writer import Writer
 from policies.ruleset import FIRST_CIDR_IDENTITY, Reserved, RuleSet
-from proxy.flow_event import ConnectionFacts, FlowEvent
+from proxy.flow_event import ConnectionFacts, FlowEvent, Shape
 from proxy.peers import Peers
 
 
@@ -150,6 +150,13 @@ class Recorder:
                 time_ns=event.time_ns,
             )
         )
+
+    def note(self, connection: ConnectionFacts, shape: Shape, time_ns: int, latency_ns: int | None) -> None:
+        """Write the record of a request that shares its shape with others.
+
+        time_ns: wall clock of the decision. latency_ns: request head to response head, None without a response.
+        """
+        self.emit(shape.event(time_ns, connection, latency_ns))
 
     def _connection(self, facts: ConnectionFacts) -> Connection:
         if isinstance(facts.audit, Connection):  # the server makes new facts after every change of rules
