@@ -32,8 +32,9 @@ from redirect.types import Direction
 
 log = logging.getLogger("tulle.broker")
 
-MAX_BATCH = 64
-"""Sockets of one request; a worker that asks for more is served this many."""
+MAX_BATCH = 240
+"""Sockets of one request; a worker that asks for more is served this many. It is below `channel.MAX_FDS`, and opening
+them takes some 2 ms, which is how long the others wait."""
 PLACE_CHECK_S = 0.3
 """How often a pod's network namespace is checked: our descriptor would keep a dead one alive."""
 
@@ -161,7 +162,8 @@ class Broker:
             raise
         for leg in opened:
             leg.close()
-        self._selector.modify(sock, selectors.EVENT_READ, self._worker_readable)
+        if self._selector.get_key(sock).events != selectors.EVENT_READ:
+            self._selector.modify(sock, selectors.EVENT_READ, self._worker_readable)
 
     def _open(self, endpoint: int, direction: int, family: int, count: int) -> tuple[list[socket.socket], str | None]:
         if endpoint not in self._pods:

@@ -1,14 +1,17 @@
 """A worker's stock of prepared upstream sockets.
 
 A worker has no privilege, so it cannot open a socket inside a pod. The broker does, in batches, and passes them over.
-The stock of one kind (endpoint, direction, family) starts small and doubles each time it runs dry, up to
-`MAX_TARGET`, so that a pod at rest costs little and a busy one seldom waits.
+
+The stock of one kind (endpoint, direction, family) follows its use. It grows at once: to `COVER` times what went while
+the broker was opening the last batch, so that the next batch comes before this one is gone, however slow the broker is
+just then; and twofold each time it runs dry. It shrinks in steps, as each socket costs some KiB of kernel memory: what
+is more than went in the last `LOOK_S` is halved. A pod at rest has `FIRST_TARGET` of each kind, and no timer runs.
 """
 
 import asyncio
 import logging
 import socket
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable
 
 from proxy import channel
@@ -16,14 +19,32 @@ from proxy import channel
 log = logging.getLogger("tulle.stock")
 
 FIRST_TARGET = 8
-"""Sockets of one kind held for a pod that has made no connection yet."""
-MAX_TARGET = 256
-"""Sockets of one kind at most."""
-BATCH = 64
-"""Sockets asked for in one message; the broker sends no more."""
+"""Sockets of one kind held for a pod that makes no connections."""
+MAX_TARGET = 1024
+"""Sockets of one kind at most: at 10,000 connections/s a tenth of a second, and about 4 MiB of kernel memory."""
+BATCH = 240
+"""Sockets asked for in one message; the broker sends no more (`channel.MAX_FDS`)."""
+COVER = 4
+LOOK_S = 1.0
+"""How often a stock that has grown is looked at, whether it is still needed."""
 
-type Kind = tuple[int, int, int]
+type KindKey = tuple[int, int, int]
 """(endpoint id, direction, AF_INET or AF_INET6)"""
+
+
+class _Kind:
+    """The sockets of one kind and who waits for them."""
+
+    __slots__ = ("asked", "have", "key", "since_ask", "since_look", "target", "waiting")
+
+    def __init__(self, key: KindKey) -> None:
+        self.key = key
+        self.have: deque[socket.socket] = deque()
+        self.target = FIRST_TARGET
+        self.asked: int | None = None  # serial of the request that is under way
+        self.waiting: deque[Callable[[], None]] = deque()
+        self.since_ask = 0  # taken since the request under way was sent
+        self.since_look = 0  # taken since the last look
 
 
 class Stock:
@@ -32,12 +53,9 @@ class Stock:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._broker: socket.socket | None = None
-        self._have: dict[Kind, deque[socket.socket]] = {}
-        self._target: dict[Kind, int] = {}
-        self._asked: dict[Kind, int] = {}
-        """Serial of the request that is under way for a kind."""
+        self._kinds: dict[KindKey, _Kind] = {}
         self._serial = 0
-        self._waiting: dict[Kind, deque[Callable[[], None]]] = defaultdict(deque)
+        self._looking: asyncio.TimerHandle | None = None
         self.dry = 0
         """Times that a connection found no socket and had to wait."""
 
@@ -52,66 +70,93 @@ class Stock:
         sock.setblocking(False)
         self._broker = sock
         self._loop.add_reader(sock.fileno(), self._readable)
-        self._asked.clear()
-        for kind in self._have:
+        for kind in self._kinds.values():
             self._refill(kind)
 
     def keep(self, endpoint: int, direction: int, family: int) -> None:
         """Hold sockets of this kind from now on."""
-        kind = (endpoint, direction, family)
-        if kind not in self._have:
-            self._have[kind] = deque()
-            self._target[kind] = FIRST_TARGET
+        key = (endpoint, direction, family)
+        if key not in self._kinds:
+            kind = self._kinds[key] = _Kind(key)
             self._refill(kind)
 
     def drop(self, endpoint: int) -> None:
         """Close every socket held for an endpoint and hold none from now on; those who wait are called and find
         none."""
-        for kind in [kind for kind in self._have if kind[0] == endpoint]:
-            for sock in self._have.pop(kind):
+        for key in [key for key in self._kinds if key[0] == endpoint]:
+            # What is on its way is of this pod; under the same number the next request may be for another, and will
+            # have another serial.
+            kind = self._kinds.pop(key)
+            for sock in kind.have:
                 sock.close()
-            del self._target[kind]
-            # what is on its way is of this pod; under the same number the next request may be for another
-            self._asked.pop(kind, None)
-            self._wake(kind, everybody=True)
+            for callback in kind.waiting:
+                self._loop.call_soon(callback)
 
     def held(self) -> int:
         """Sockets in stock, of all kinds."""
-        return sum(map(len, self._have.values()))
+        return sum(len(kind.have) for kind in self._kinds.values())
 
     def take(self, endpoint_id: int, direction: int, family: int) -> socket.socket | None:
         """A prepared, unconnected, non-blocking socket inside the pod; None when none is left just now."""
-        kind = (endpoint_id, direction, family)
-        have = self._have.get(kind)
-        if have is None:
+        kind = self._kinds.get((endpoint_id, direction, family))
+        if kind is None:
             self.keep(endpoint_id, direction, family)
             self.dry += 1
             return None
+        have = kind.have
         if not have:
-            self._target[kind] = min(MAX_TARGET, self._target[kind] * 2)
+            self._grow(kind, 2 * kind.target)
             self.dry += 1
             self._refill(kind)
             return None
+        kind.since_ask += 1
+        kind.since_look += 1
         sock = have.popleft()
-        if len(have) * 2 < self._target[kind]:
+        # A quarter or half a batch is worth a message.
+        if kind.asked is None and kind.target - len(have) > min(kind.target >> 2, BATCH >> 1):
             self._refill(kind)
         return sock
 
     def when_ready(self, endpoint_id: int, direction: int, family: int, callback: Callable[[], None]) -> None:
         """Call back once when a socket of this kind may be there; the caller takes again and bounds its own
         waiting."""
-        kind = (endpoint_id, direction, family)
-        self._waiting[kind].append(callback)
+        key = (endpoint_id, direction, family)
+        self.keep(*key)
+        kind = self._kinds[key]
+        kind.waiting.append(callback)
         self._refill(kind)
 
-    def _refill(self, kind: Kind) -> None:
-        if self._broker is None or kind not in self._have or kind in self._asked:
+    # ---- its size
+
+    def _grow(self, kind: _Kind, target: int) -> None:
+        kind.target = min(MAX_TARGET, target)
+        if self._looking is None:
+            self._looking = self._loop.call_later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        """Halve what is no longer needed; look again while there is something to look at."""
+        self._looking = None
+        for kind in self._kinds.values():
+            if kind.target > FIRST_TARGET:
+                if kind.since_look < kind.target:
+                    kind.target = max(FIRST_TARGET, kind.since_look, kind.target // 2)
+                    while len(kind.have) > kind.target:
+                        kind.have.pop().close()
+                if self._looking is None:
+                    self._looking = self._loop.call_later(LOOK_S, self._look)
+            kind.since_look = 0
+
+    # ---- the broker
+
+    def _refill(self, kind: _Kind) -> None:
+        if self._broker is None or kind.asked is not None:
             return
-        count = min(BATCH, max(self._target[kind] - len(self._have[kind]), len(self._waiting[kind])))
+        count = min(BATCH, max(kind.target - len(kind.have), len(kind.waiting)))
         if count < 1:
             return
-        endpoint, direction, family = kind
-        self._serial = self._asked[kind] = self._serial + 1
+        endpoint, direction, family = kind.key
+        self._serial = kind.asked = self._serial + 1
+        kind.since_ask = 0
         message: channel.Message = {
             "endpoint": endpoint,
             "direction": direction,
@@ -126,9 +171,9 @@ class Stock:
         except OSError:
             self._lose_broker()
 
-    def _ask_again(self, kind: Kind, serial: int) -> None:
-        if self._asked.get(kind) == serial:
-            del self._asked[kind]
+    def _ask_again(self, kind: _Kind, serial: int) -> None:
+        if kind.asked == serial and self._kinds.get(kind.key) is kind:
+            kind.asked = None
             self._refill(kind)
 
     def _readable(self) -> None:
@@ -145,32 +190,28 @@ class Stock:
             self._lose_broker()
             return
         message, fds = received
-        kind = (message["endpoint"], message["direction"], message["family"])
-        opened = [socket.socket(fileno=fd) for fd in fds]
-        have = self._have.get(kind)  # type: ignore[arg-type]  # a kind that is not ours is closed below
-        known: Kind = kind  # type: ignore[assignment]  # where it is no key of _have it is used for nothing
-        if have is None or self._asked.get(known) != message["serial"]:
-            for sock in opened:
-                sock.close()
+        key = (message["endpoint"], message["direction"], message["family"])
+        kind = self._kinds.get(key)  # type: ignore[arg-type]  # a kind that is not ours is none
+        if kind is None or kind.asked != message["serial"]:
+            channel.close_all(fds)
             return
-        del self._asked[known]
-        for sock in opened:
-            sock.setblocking(False)
-            have.append(sock)
+        # Family, type and protocol are given, or Python would ask the kernel, thrice; the broker made them
+        # non-blocking, and with the flag in the type Python takes that for granted, too.
+        family, kind_of_socket = kind.key[2], socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+        kind.have.extend([socket.socket(family, kind_of_socket, socket.IPPROTO_TCP, fd) for fd in fds])
+        kind.asked = None
+        if kind.since_ask * COVER > kind.target:
+            self._grow(kind, kind.since_ask * COVER)
         # after an error nobody is called beyond what came: they ask again by themselves, a little later
-        self._wake(known, everybody=False)
-        if message.get("error") is None and len(have) < self._target[known]:
-            self._refill(known)
-
-    def _wake(self, kind: Kind, *, everybody: bool) -> None:
-        waiting = self._waiting[kind]
-        calls = len(waiting) if everybody else min(len(waiting), len(self._have.get(kind, ())))
-        for _ in range(calls):
-            self._loop.call_soon(waiting.popleft())
+        for _ in range(min(len(kind.waiting), len(kind.have))):
+            self._loop.call_soon(kind.waiting.popleft())
+        if message.get("error") is None and len(kind.have) < kind.target:
+            self._refill(kind)
 
     def _lose_broker(self) -> None:
         if self._broker is not None:
             self._loop.remove_reader(self._broker.fileno())
             self._broker.close()
             self._broker = None
-            self._asked.clear()
+            for kind in self._kinds.values():
+                kind.asked = None

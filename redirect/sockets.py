@@ -28,6 +28,8 @@ ATTEMPTS = 64  # ports tried: with half of them taken, all fail once in 2**64
 
 IP_TRANSPARENT = 19  # include/uapi/linux/in.h
 IPV6_TRANSPARENT = 75  # include/uapi/linux/in6.h
+SO_BINDTOIFINDEX = 62  # include/uapi/asm-generic/socket.h, kernel 5.0; a third of what a device's name costs
+LO_IFINDEX = 1  # include/net/flow.h LOOPBACK_IFINDEX: lo is 1 in every netns
 _random = random.SystemRandom()  # apps must not be able to guess and take a port before us
 
 
@@ -113,7 +115,7 @@ def prepared_leg(direction: Direction, family: int) -> socket.socket:
             _transparent(sock, family)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, LEG_MARK)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo\0")
+            sock.setsockopt(socket.SOL_SOCKET, SO_BINDTOIFINDEX, LO_IFINDEX)
     except BaseException:
         sock.close()
         raise

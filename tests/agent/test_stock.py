@@ -1,8 +1,11 @@
 """A worker's stock against a broker's end of the channel: asks in time, waits fairly, closes what nobody wants."""
 
 import asyncio
+import os
 import socket
 from collections.abc import Awaitable, Callable
+
+import pytest
 
 from agent.pool import make_pair
 from proxy import channel
@@ -27,7 +30,7 @@ class Broker:
         return received[0]
 
     def answer(self, request: channel.Message, count: int, error: str | None = None) -> None:
-        opened = [socket.socket() for _ in range(count)]
+        opened = [socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) for _ in range(count)]
         fields = {key: request[key] for key in ("endpoint", "direction", "family", "serial")}
         channel.send(self.sock, {**fields, "error": error}, [each.fileno() for each in opened])
         for each in opened:
@@ -70,6 +73,8 @@ def test_keeps_a_few_from_the_start_and_asks_before_it_is_dry() -> None:
             taken = stock.take(1, INGRESS, V4)
             assert taken is not None
             assert taken.getblocking() is False
+            assert os.get_blocking(taken.fileno()) is False
+            assert taken.family == socket.AF_INET
             taken.close()
         assert broker.request() is not None
 
@@ -116,6 +121,52 @@ def test_never_asks_for_more_than_a_batch_nor_keeps_more_than_the_target() -> No
                 broker.answer(request, int(str(request["count"])))
             await settle()
         assert stock.held() == MAX_TARGET
+
+    run(body)
+
+
+def test_a_busy_stock_covers_more_than_the_broker_takes_and_asks_before_it_is_dry() -> None:
+    """A steady rate that no first target covers: after the first moments nobody waits."""
+
+    async def body(stock: Stock, broker: Broker) -> None:
+        stock.keep(1, INGRESS, V4)
+        late: list[channel.Message] = []
+        for turn in range(200):
+            for _ in range(30):  # what goes between two turns of the broker, which answers two turns late
+                if (taken := stock.take(1, INGRESS, V4)) is not None:
+                    taken.close()
+            if (request := broker.request()) is not None:
+                late.append(request)
+            if turn % 2 and late:
+                broker.answer(late[0], int(str(late.pop(0)["count"])))
+                await settle()
+            if turn == 40:
+                dry = stock.dry
+        assert stock.dry == dry
+        assert stock.held() <= MAX_TARGET
+
+    run(body)
+
+
+def test_a_stock_that_is_no_longer_used_shrinks_to_its_first_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.stock.LOOK_S", 0.01)
+
+    async def body(stock: Stock, broker: Broker) -> None:
+        stock.keep(1, INGRESS, V4)
+        for _ in range(20):
+            if (request := broker.request()) is not None:
+                broker.answer(request, int(str(request["count"])))
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            while (taken := stock.take(1, INGRESS, V4)) is not None:
+                taken.close()
+        while stock.held() != FIRST_TARGET:  # the suite's own limit ends this
+            if (request := broker.request()) is not None:
+                broker.answer(request, int(str(request["count"])))
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        assert stock.held() == FIRST_TARGET
+        assert broker.request() is None
 
     run(body)
 
