@@ -95,4 +95,3 @@ class Place:
         if len(decisions) >= MAX_DECISIONS:
             decisions.clear()
         decisions[key] = decision
-

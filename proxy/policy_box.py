@@ -1,7 +1,7 @@
 """The rules in force in this worker: one engine at a time, swapped whole.
 
-INVARIANT: `engine`, `peers` and the places change together, in `swap`, on the event loop's thread. A request takes the engine
-once and is judged, permitted and recorded by it alone.
+INVARIANT: `engine`, `peers` and the places change together, in `swap`, on the event loop's thread. A request takes the
+engine once and is judged, permitted and recorded by it alone.
 """
 
 from collections.abc import Callable

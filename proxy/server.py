@@ -87,9 +87,7 @@ class Server:
         self._policy = policy
         self._emit = emit
         self._origins = origins or Origins()
-        self._patterns = Patterns(
-            Http1Limits(max_head_bytes=self.limits.head_bytes, max_fields=self.limits.headers)
-        )
+        self._patterns = Patterns(Http1Limits(max_head_bytes=self.limits.head_bytes, max_fields=self.limits.headers))
         self._listeners: dict[int, list[Listener]] = {}
         self._ports: dict[int, set[int]] = {}
         self._flows: dict[int, set[FlowEdge]] = {}
@@ -253,12 +251,12 @@ class Server:
 
     def _place(self, edge: FlowEdge, flow: Flow, listener: Listener, client: Address, original: Address) -> None:
         endpoint, direction = listener.endpoint, listener.direction
-        if self._origins.forbidden(original) or reaches_listener(
-            client,
-            original,
-            direction,
-            self._ports.get(endpoint, set()),
-            owns=lambda: self._policy.owns(endpoint, original[0]),
+        ports = self._ports.get(endpoint, set[int]())
+        if self._origins.forbidden(original) or (
+            original[1] in ports
+            and reaches_listener(
+                client, original, direction, ports, own_address=self._policy.owns(endpoint, original[0])
+            )
         ):
             self.counters["dialled_listener"] += 1
             flow.record(DROPPED, "dialled_listener", RULE_GUARD)

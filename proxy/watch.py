@@ -56,7 +56,7 @@ class Watch:
         self._epoll.unregister(fd)
 
     def forget(self, fd: int) -> None:
-        """The same for a descriptor that is closed next, and that no other process has: closing is enough (epoll(7))."""
+        """The same for a descriptor closed next that no other process has: closing is enough (epoll(7))."""
         del self._handlers[fd]
 
     def __len__(self) -> int:
@@ -99,10 +99,8 @@ class WatchSelector(selectors.EpollSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """See `selectors.BaseSelector`. Events of the data plane are handled before it returns."""
-        if timeout is None:
-            wait = -1.0
-        else:
-            wait = 0.0 if timeout <= 0 else math.ceil(timeout * 1000) / 1000  # epoll_wait(2) counts milliseconds
+        # epoll_wait(2) counts milliseconds
+        wait = -1.0 if timeout is None else math.ceil(max(timeout, 0.0) * 1000) / 1000
         ready: list[tuple[selectors.SelectorKey, int]] = []
         try:
             others = self.watch.turn(wait)

@@ -32,7 +32,6 @@ from proxy.layers.http1 import Http1Layer, Taken
 _FORBIDDEN: Final = b"403"
 _DENIAL: Final = whole_answer(403)
 _LAST_DENIAL: Final = whole_answer(403, close=True)
-_BODILESS: Final = frozenset((b"204", b"304"))
 _WAITS, _WAITED = 1, 2
 
 WAITING, OPENING, SENT, ANSWERED = range(4)
@@ -249,9 +248,7 @@ class RecognisedLayer:
         decisions = place.decisions
         if match is None or decisions is None or self._closing or match.end() - start > flow.limits.head_bytes:
             return self._strict()
-        method, target, host, length, chunked, connection, expect = match.groups()
-        if host is None or (expect is not None and chunked is None and (length is None or length == b"0")):
-            return self._strict()
+        method, target, host, length, _, chunked, connection, expect = match.groups()
         key = (method, target, host)
         decision = decisions.get(key)
         if decision is None:
@@ -386,22 +383,20 @@ class RecognisedLayer:
             else:
                 self._hand_over().upstream_data(data)
             return
-        status, length, chunked, connection = match.groups()
+        status, _, length, chunked, connection = match.groups()
         end = match.end()
         left = 0
         chunks = None
         strict = self._expects != 0  # the client waits for its 100: there is no telling where its next request begins
         if decision.is_head:
-            strict |= chunked is not None or len(data) > end
-        elif status in _BODILESS:
-            strict |= length is not None or chunked is not None or len(data) > end
+            strict = strict or chunked is not None or len(data) > end
         elif length is not None:
             left = int(length) - (len(data) - end)
-            strict |= left < 0
+            strict = strict or left < 0
         elif chunked is not None:
             chunks = ChunkFollower()
-        else:
-            strict = True  # it ends with the connection
+        else:  # 204 or 304
+            strict = strict or len(data) > end
         last = False
         if connection is not None:
             last = b"close" in connection.lower()

@@ -53,6 +53,12 @@ class ScriptedEdge:
         if data:
             self._bytes("upstream", data)
 
+    def pass_downstream(self, data: bytes) -> None:
+        self.send_downstream(data)
+
+    def pass_upstream(self, data: bytes) -> None:
+        self.send_upstream(data)
+
     def open_upstream(self, permit: Permit) -> None:
         assert permit.port == PORT
         self.said.append("open")

@@ -301,13 +301,14 @@ def test_informational_is_not_for_http10() -> None:
         << timer record
         << open
         >> open
-        << upstream GET /a HTTP/1.1|Host: a||
+        << upstream GET /a HTTP/1.1|Host: a|Connection: close||
         << resume
         >> upstream HTTP/1.1 103 Early Hints|Link: x||
         >> upstream HTTP/1.1 200 OK|Transfer-Encoding: chunked||2|hi|0||
         << downstream HTTP/1.1 200 OK|Connection: close||
         << record FORWARDED 200 GET /a allowed by r-get by r-get
         << downstream hi
+        << close upstream
         << finish, linger
     """)
 
@@ -480,7 +481,7 @@ def test_response_until_close_that_breaks_is_never_taken_for_whole() -> None:
         << timer record
         << open
         >> open
-        << upstream GET /a HTTP/1.1|Host: a||
+        << upstream GET /a HTTP/1.1|Host: a|Connection: close||
         << resume
         >> upstream HTTP/1.0 200 OK||abc
         << downstream HTTP/1.1 200 OK|Connection: close||
