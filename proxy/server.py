@@ -295,8 +295,8 @@ class Server:
             return
         edges.add(edge)
         if protocol == "http":
-            quick = RecognisedLayer(flow, edge, self._patterns, place)
-            if passes or place.decisions is None:
+            quick = RecognisedLayer(flow, edge, self._patterns, place) if self.limits.recognise else None
+            if quick is None or passes or place.decisions is None:
                 edge.start(Http1Layer(flow, edge, self._patterns.limits, lenient=passes, quick=quick))
             else:
                 edge.start(quick)
