@@ -145,9 +145,9 @@ def test_a_client_that_fills_the_high_ports_gets_low_ones_at_once() -> None:
 def test_crowding_is_forgotten() -> None:
     choice = PortChoice()
     choice.crowd("10.0.0.1", ("10.0.0.2", 80), 100.0)
-    assert choice.crowded("10.0.0.1", ("10.0.0.2", 80), 109.0)
-    assert not choice.crowded("10.0.0.1", ("10.0.0.2", 81), 109.0)
-    assert not choice.crowded("10.0.0.1", ("10.0.0.2", 80), 110.0)
+    assert choice.crowded("10.0.0.1", ("10.0.0.2", 80), lambda: 109.0)
+    assert not choice.crowded("10.0.0.1", ("10.0.0.2", 81), lambda: 109.0)
+    assert not choice.crowded("10.0.0.1", ("10.0.0.2", 80), lambda: 110.0)
 
 
 def test_ports_go_round_from_a_random_start() -> None:
