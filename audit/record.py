@@ -80,59 +80,115 @@ def _layer4(protocol: int, source: int, destination: int) -> schema.Layer4 | Non
     return schema.Layer4(UDP=schema.Ports(source, destination)) if protocol == UDP else None
 
 
+class End:
+    """One end of connections: what the record says of it, whatever its port. May be shared by many connections.
+
+    address: plain text. name: "namespace/pod", or the address of one that is no pod. cut: its labels are not all there.
+    texts: the address as a JSON string, `,"source":{...}`, `,"destination":{...}`, the name as a JSON string.
+    """
+
+    __slots__ = ("address", "cut", "endpoint", "name", "texts", "version")
+
+    def __init__(self, side: Side) -> None:
+        """The port of `side` is left out.
+
+        Raises:
+            ValueError: the address is none.
+        """
+        self.address = side.address
+        self.version = "IPv6" if ip_address(side.address).version == 6 else "IPv4"
+        self.name = f"{side.namespace}/{side.pod_name}" if side.pod_name else side.address
+        labels, self.cut = _labels(side)
+        self.endpoint = schema.Endpoint(
+            side.endpoint_id, side.identity, redact.text(side.namespace)[0], labels, redact.text(side.pod_name)[0]
+        )
+        self.texts = (
+            schema.text_of(self.address),
+            schema.fields(schema.Flow(source=self.endpoint)),
+            schema.fields(schema.Flow(destination=self.endpoint)),
+            schema.text_of(self.name),
+        )
+
+
+def _labels(side: Side) -> tuple[tuple[str, ...], bool]:
+    """Its labels as Hubble writes them, and whether some were left out."""
+    labels: list[str] = []
+    room = MAX_LABEL_BYTES
+    for text in (*side.reserved, *(f"k8s:{key}={value}" for key, value in side.labels.items())):
+        label, cut = redact.text(text)
+        room -= 2 * len(label.encode()) + 4  # at worst every character is escaped in JSON
+        if cut or room < 0 or len(labels) >= MAX_LABELS:
+            return tuple(labels), True
+        labels.append(label)
+    return tuple(labels), False
+
+
 class Connection:
     """What every record of one connection has in common. `source` is always the side that connected.
 
     direction: INGRESS (0) when the enforcing endpoint is the destination, EGRESS (1) when it is the source.
     protocol: the IP protocol number; OTHER is any but TCP and UDP. Only these two have ports in the record.
+    source, destination: a `Side`, or an `End` that is there already and its port.
     """
 
-    __slots__ = ("direction", "endpoint", "forth", "outcome_fields", "reply", "summary", "truncated")
+    __slots__ = ("destination", "ingress", "name", "ports", "protocol", "source", "text", "truncated")
 
-    def __init__(self, direction: int, source: Side, destination: Side, protocol: int = TCP) -> None:
-        self.summary = {TCP: "TCP", UDP: "UDP"}.get(protocol, f"protocol {protocol}" if protocol != OTHER else "other")
+    def __init__(
+        self, direction: int, source: Side | tuple[End, int], destination: Side | tuple[End, int], protocol: int = TCP
+    ) -> None:
+        self.source, source_port = source if isinstance(source, tuple) else (End(source), source.port)
+        self.destination, port = destination if isinstance(destination, tuple) else (End(destination), destination.port)
+        self.ports = source_port, port
+        self.ingress = direction == INGRESS
+        self.protocol = protocol
         self.truncated: tuple[str, ...] = ()
-        own = destination if direction == INGRESS else source
-        self.direction = "INGRESS" if direction == INGRESS else "EGRESS"
-        # (allowed, denied): where Hubble puts the policies of a record
-        self.outcome_fields = (
-            ("ingress_allowed_by", "ingress_denied_by")
-            if direction == INGRESS
-            else ("egress_allowed_by", "egress_denied_by")
-        )
-        self.endpoint = f"{own.namespace}/{own.pod_name}" if own.pod_name else own.address
-        left, right = self._endpoint("source.labels", source), self._endpoint("destination.labels", destination)
-        version = "IPv6" if ip_address(source.address).version == 6 else "IPv4"
-        self.forth = (
-            schema.Addresses(source.address, destination.address, version),
-            _layer4(protocol, source.port, destination.port),
-            left,
-            right,
-        )
-        self.reply = (
-            schema.Addresses(destination.address, source.address, version),
-            _layer4(protocol, destination.port, source.port),
-            right,
-            left,
-        )
+        if self.source.cut or self.destination.cut:
+            self.truncated = ("source.labels",) * self.source.cut + ("destination.labels",) * self.destination.cut
+        self.name = (self.destination if self.ingress else self.source).texts[3]  # of the deciding end, as JSON
+        self.text = ""  # filled by `written` when it is first asked for
 
-    def _endpoint(self, field: str, side: Side) -> schema.Endpoint:
-        labels: list[str] = []
-        room = MAX_LABEL_BYTES
-        for text in (*side.reserved, *(f"k8s:{key}={value}" for key, value in side.labels.items())):
-            label, cut = redact.text(text)
-            room -= 2 * len(label.encode()) + 4  # at worst every character is escaped in JSON
-            if cut or room < 0 or len(labels) >= MAX_LABELS:
-                self.truncated += (field,)
-                break
-            labels.append(label)
-        return schema.Endpoint(
-            side.endpoint_id,
-            side.identity,
-            redact.text(side.namespace)[0],
-            tuple(labels),
-            redact.text(side.pod_name)[0],
+    @property
+    def direction(self) -> str:
+        """As the record says it."""
+        return "INGRESS" if self.ingress else "EGRESS"
+
+    @property
+    def endpoint(self) -> str:
+        """The name of the end at which the decision was taken."""
+        return self.destination.name if self.ingress else self.source.name
+
+    @property
+    def summary(self) -> str:
+        """What there is to say of a connection without a request."""
+        known = {TCP: "TCP", UDP: "UDP", OTHER: "other"}.get(self.protocol)
+        return known or f"protocol {self.protocol}"
+
+    def ends(
+        self, *, is_reply: bool = False
+    ) -> tuple[schema.Addresses, schema.Layer4 | None, schema.Endpoint, schema.Endpoint]:
+        """Addresses, ports, source and destination of a record; the other way round in a reply."""
+        left, right = self.source, self.destination
+        sent, received = self.ports
+        if is_reply:
+            left, right, sent, received = right, left, received, sent
+        addresses = schema.Addresses(left.address, right.address, self.source.version)
+        return addresses, _layer4(self.protocol, sent, received), left.endpoint, right.endpoint
+
+    def written(self) -> str:
+        """`ends` as they stand in a record: `,"IP":{...},"l4":{...},"source":{...},"destination":{...}`; kept in
+        `text` from now on."""
+        source, left, _, _ = self.source.texts
+        destination, _, right, _ = self.destination.texts
+        sent, received = self.ports
+        if self.protocol == TCP:
+            layer4 = f',"l4":{{"TCP":{{"source_port":{sent},"destination_port":{received}}}}}'
+        else:
+            layer4 = schema.fields(schema.Flow(l4=_layer4(self.protocol, sent, received)))
+        self.text = (
+            f',"IP":{{"source":{source},"destination":{destination},"ipVersion":"{self.source.version}"}}'
+            f"{layer4}{left}{right}"
         )
+        return self.text
 
 
 class FlowFacts(msgspec.Struct, frozen=True):
