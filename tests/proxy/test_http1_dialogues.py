@@ -2,6 +2,7 @@
 
 import pytest
 
+from policies.engine import Permit
 from policies.ruleset import HttpRule
 from proxy.events import LegFailure
 from proxy.limits import Limits
@@ -21,6 +22,8 @@ REQUEST_TIMEOUT = answer(408, "Request Timeout")
 GATEWAY_TIMEOUT = answer(504, "Gateway Timeout")
 DENIED = "HTTP/1.1 403 Forbidden|Content-Type: text/plain|Content-Length: 15||Access denied|"
 NO_RULE = "no http rule for this peer on port 80 matched, selected by default/web-l7 by default-deny"
+
+pytestmark = pytest.mark.usefixtures("both_paths")
 
 
 def http(*rules: HttpRule, limits: Limits | None = None) -> Dialogue:
@@ -658,10 +661,17 @@ def test_pipelined_requests_whose_legs_fail_at_once_take_no_stack() -> None:
 
 def test_a_leg_that_stands_at_once_gets_head_and_body_in_order() -> None:
     talk = http()
-    talk.edge.open_upstream = lambda permit: talk.layer.upstream_open()  # type: ignore[method-assign]
+    opened = talk.edge.open_upstream
+
+    def open_at_once(permit: Permit) -> None:
+        opened(permit)
+        talk.layer.upstream_open()
+
+    talk.edge.open_upstream = open_at_once  # type: ignore[method-assign]
     talk.play("""
         >> downstream POST /a HTTP/1.1|Host: a|Content-Length: 5||hello
         << timer record
+        << open
         << upstream POST /a HTTP/1.1|Host: a|Content-Length: 5||
         << resume
         << upstream hello
