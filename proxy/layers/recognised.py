@@ -130,9 +130,11 @@ class RecognisedLayer:
 
     def takes(self, data: bytes) -> bool:
         """Whether it is worth handing the flow back: these octets begin with a request for here."""
-        if self._flow.stale:
+        if self._match_request(data) is None:
+            return False
+        if self._flow.outdated(self._place):
             self._place = self._flow.place()
-        return self._place.decisions is not None and self._match_request(data) is not None
+        return self._place.decisions is not None
 
     def start(self) -> None:
         """Wait for the first request."""
@@ -248,9 +250,9 @@ class RecognisedLayer:
         """Take one request; False when the flow is another layer's, or over."""
         data, start, edge, flow = self._ahead, self._at, self._edge, self._flow
         match = self._match_request(data, start)
-        if flow.stale:
-            self._place = flow.place()
         place = self._place
+        if flow.outdated(place):
+            place = self._place = flow.place()
         decisions = place.decisions
         if match is None or decisions is None or self._closing or match.end() - start > flow.limits.head_bytes:
             return self._strict()

@@ -807,3 +807,37 @@ def test_keep_alive_of_the_server_stops_here_where_the_client_closes() -> None:
         << close upstream
         << finish, linger
     """)
+
+
+def test_rules_that_changed_while_a_request_was_out_of_the_ordinary() -> None:
+    """What met the new rules was the strict path; the hot path has them too when it gets the flow back."""
+    talk = idle()
+    talk.play(f"""
+        >> downstream GET /a HTTP/1.1|Host: a|
+        << timer head
+        >> rules /public
+        >> downstream |
+        << record DROPPED 403 GET /a {NO_RULE}
+        << downstream {DENIED}
+        << timer idle
+        >> downstream GET /a HTTP/1.1|Host: a||
+        << record DROPPED 403 GET /a {NO_RULE}
+        << downstream {DENIED}
+        << timer idle
+        >> downstream GET /public HTTP/1.1|Host: a||
+        << timer record
+        << upstream GET /public HTTP/1.1|Host: a||
+    """)
+
+
+def test_rules_that_somebody_else_asked_the_flow_about_meanwhile() -> None:
+    """As the server does at a swap, where a policy wants connections closed that a change no longer allows."""
+    talk = idle()
+    talk.play(">> rules /public")
+    talk.flow.judge()
+    talk.play(f"""
+        >> downstream GET /a HTTP/1.1|Host: a||
+        << record DROPPED 403 GET /a {NO_RULE}
+        << downstream {DENIED}
+        << timer idle
+    """)
