@@ -17,6 +17,7 @@ put it and a body in chunks keeps them; and a record may stand before or behind 
 """
 
 import difflib
+from functools import cache
 from typing import ClassVar
 
 from parsers.http1.events import Http1Limits
@@ -37,7 +38,10 @@ from tests.proxy.helpers import EGRESS, ENDPOINT, rules
 PORT = 80
 
 
-_PATTERNS = Patterns(Http1Limits())
+@cache
+def patterns(head_bytes: int, headers: int) -> Patterns:
+    """What all flows with these limits share."""
+    return Patterns(Http1Limits(max_head_bytes=head_bytes, max_fields=headers))
 
 
 def octets(text: str) -> bytes:
@@ -183,10 +187,11 @@ class Dialogue:
     def _layer(self, *, opaque: bool, audit: bool) -> Layer:
         if opaque:
             return OpaqueLayer(self.flow, self.edge)
-        quick = RecognisedLayer(self.flow, self.edge, _PATTERNS, self.flow.place()) if self.hot else None
+        limits = patterns(self.flow.limits.head_bytes, self.flow.limits.headers)
+        quick = RecognisedLayer(self.flow, self.edge, limits, self.flow.place()) if self.hot else None
         if quick is not None and not audit:  # as `Server._place` does
             return quick
-        return Http1Layer(self.flow, self.edge, Http1Limits(), lenient=audit, quick=quick)
+        return Http1Layer(self.flow, self.edge, limits.limits, lenient=audit, quick=quick)
 
     @property
     def layer(self) -> Layer:
