@@ -67,14 +67,22 @@ class Decision:
 class Place:
     """What the rules in force say of one peer at one port of one endpoint.
 
-    decisions: None where a rule reads headers, so that nothing may be remembered.
+    decisions: None where a rule reads headers, so that nothing may be remembered. generation: of `PolicyBox`; the place
+    says nothing of any other.
     """
 
-    __slots__ = ("closes_denied", "connection", "decisions", "protocol")
+    __slots__ = ("closes_denied", "connection", "decisions", "generation", "protocol")
 
     def __init__(
-        self, connection: ConnectionVerdict, protocol: str, *, closes_denied: bool, reads_headers: bool
+        self,
+        connection: ConnectionVerdict,
+        protocol: str,
+        generation: int,
+        *,
+        closes_denied: bool,
+        reads_headers: bool,
     ) -> None:
+        self.generation = generation
         self.connection = connection
         self.protocol = protocol
         self.closes_denied = closes_denied

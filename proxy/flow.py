@@ -82,10 +82,10 @@ class Flow:
             )
         return box.engine
 
-    @property
-    def stale(self) -> bool:
-        """Whether rules were swapped since `engine` or `place` was asked."""
-        return self._box.generation != self._generation
+    def outdated(self, place: Place) -> bool:
+        """Whether rules were swapped since the place was asked for. Whoever keeps one has to ask for each request:
+        that the flow itself has met the new rules (`engine`) says nothing of what others keep."""
+        return self._box.generation != place.generation
 
     def place(self) -> Place:
         """What the rules in force say of the connection, with the verdicts remembered for it."""

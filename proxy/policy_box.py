@@ -50,6 +50,7 @@ class PolicyBox:
             place = Place(
                 engine.connection(*key),
                 engine.protocol_of(*key),
+                self.generation,
                 closes_denied=endpoint is not None and endpoint.direction(direction).close_denied,
                 reads_headers=engine.reads_headers(*key),
             )

@@ -32,6 +32,7 @@ from proxy.layers.http1 import Http1Layer, Taken
 _FORBIDDEN: Final = b"403"
 _DENIAL: Final = whole_answer(403)
 _LAST_DENIAL: Final = whole_answer(403, close=True)
+_CLOSE: Final = b"Connection: close\r\n"
 _WAITS, _WAITED = 1, 2
 
 WAITING, OPENING, SENT, ANSWERED = range(4)
@@ -129,9 +130,11 @@ class RecognisedLayer:
 
     def takes(self, data: bytes) -> bool:
         """Whether it is worth handing the flow back: these octets begin with a request for here."""
-        if self._flow.stale:
+        if self._match_request(data) is None:
+            return False
+        if self._flow.outdated(self._place):
             self._place = self._flow.place()
-        return self._place.decisions is not None and self._match_request(data) is not None
+        return self._place.decisions is not None
 
     def start(self) -> None:
         """Wait for the first request."""
@@ -182,6 +185,9 @@ class RecognisedLayer:
         self._edge.pass_upstream(unsent)
         if self._body or self._chunks is not None:
             self._edge.resume_downstream()
+            if self._ahead:  # more of the body, which came meanwhile
+                data, self._ahead = self._ahead, b""
+                self._request_body(data)
 
     def upstream_failed(self, failure: LegFailure) -> None:
         """502, 503 or 504."""
@@ -237,14 +243,16 @@ class RecognisedLayer:
                     return
         finally:
             self._pumping = False
+        if self._client_ended and self._stage == WAITING:
+            self._end(linger=False)
 
     def _take(self) -> bool:
         """Take one request; False when the flow is another layer's, or over."""
         data, start, edge, flow = self._ahead, self._at, self._edge, self._flow
         match = self._match_request(data, start)
-        if flow.stale:
-            self._place = flow.place()
         place = self._place
+        if flow.outdated(place):
+            place = self._place = flow.place()
         decisions = place.decisions
         if match is None or decisions is None or self._closing or match.end() - start > flow.limits.head_bytes:
             return self._strict()
@@ -361,7 +369,8 @@ class RecognisedLayer:
         self._expects = 0
         if self._stage == ANSWERED:
             self._moved()
-            if self._response == 0 and self._response_chunks is None:
+            # INVARIANT: what is left of a body is never looked at as a request
+            if not (self._body or self._response) and self._chunks is None and self._response_chunks is None:
                 self._finish()
 
     def _keep_for_later(self, data: bytes) -> None:
@@ -408,10 +417,11 @@ class RecognisedLayer:
         self._leg_last |= last
         self._stage = ANSWERED
         self._response = left
-        if connection is not None and not self._last:
+        if connection is not None:
             first, behind = match.span(R_CONNECTION)
-            data = data[:first] + data[behind:]
-            end -= behind - first
+            line = _CLOSE if self._last else b""
+            data = data[:first] + line + data[behind:]
+            end += len(line) - (behind - first)
         if chunks is None:
             self._edge.pass_downstream(data)
             if left == 0 and not self._body and self._chunks is None:
@@ -448,9 +458,13 @@ class RecognisedLayer:
             self._edge.pass_downstream(data if end == len(data) else data[:end])
         if chunks.done:
             self._response_chunks = None
+            done = not self._body and self._chunks is None
             if end < len(data):
-                self._hand_over().upstream_data(data[end:])
-            elif not self._body and self._chunks is None:
+                if not done:
+                    self._hand_over().upstream_data(data[end:])
+                    return
+                self._leg_last = True  # what answers nothing goes nowhere, and no other request goes there
+            if done:
                 self._finish()
             else:
                 self._moved()
@@ -511,9 +525,11 @@ class RecognisedLayer:
             taken = self._taken(stage)
         self._ahead, self._at = b"", 0
         self._head = self._rest = b""
+        self._body = self._response = 0
         self._chunks = self._response_chunks = None
+        client_ended, self._client_ended = self._client_ended, False
         layer.take_over(
-            taken, leg=self._leg, fresh=self._fresh, closing=self._closing, ahead=ahead, client_ended=self._client_ended
+            taken, leg=self._leg, fresh=self._fresh, closing=self._closing, ahead=ahead, client_ended=client_ended
         )
         return layer
 

@@ -119,9 +119,9 @@ class Player:
             box = self.talk.box
             box.swap(type(box.engine)(box.engine.ruleset))
         elif what == "full":
-            self.talk.edge.downstream_full = True
-        elif what == "roomy" and self.talk.edge.downstream_full:
-            self.talk.edge.downstream_full = False
+            self.talk.edge.full = True
+        elif what == "roomy" and self.talk.edge.full:
+            self.talk.edge.full = False
             layer.downstream_drained()
         self.listen()
 
