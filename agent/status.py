@@ -7,6 +7,7 @@ from typing import TextIO
 from agent.config import Settings
 from agent.control import ask
 from agent.errors import AgentError
+from agent.usage import usage_of
 from agent.workers import WorkerFolder
 from proxy import channel
 
@@ -28,7 +29,8 @@ ANSWER_S = 2.0
 
 
 def node_status(settings: Settings) -> dict[str, object]:
-    """One node: {"name", "ready", "revision", "processes": [{"role", "pid", "revision"}], ...}.
+    """One node: {"name", "ready", "revision", "processes": [{"role", "pid", "revision", "rss_bytes", "cpu_s", "up_s"}],
+    "broker": pid, "broker_usage": {"rss_bytes", "cpu_s", "up_s"}, ...}.
 
     revision: what every worker judges by (the lowest); None when nobody could be asked. ready: an agent answers and
     says that what it wants is in force.
@@ -46,12 +48,15 @@ def node_status(settings: Settings) -> dict[str, object]:
             "trouble": str(error),
         }
     process: dict[str, object] = {"role": "agent", "pid": agent["pid"], "revision": agent["revision"]}
+    process |= usage_of(int(str(agent["pid"])))
+    broker = agent.get("broker")
     return {
         "name": settings.node,
         "ready": agent["ready"],
         "revision": min([int(str(agent["revision"])), *revisions]),
         "processes": [process, *workers],
         **{key: agent[key] for key in FROM_AGENT if key in agent},
+        "broker_usage": usage_of(broker) if isinstance(broker, int) else {},
     }
 
 
@@ -63,9 +68,8 @@ def _workers(settings: Settings) -> list[dict[str, object]]:
         if process is not None:
             state = _ask_worker(folder, name)
             extra = {key: state.get(key) for key in ("draining", "flows", "counters")}
-            found.append(
-                {"role": "worker", "pid": process.pid, "revision": state.get("revision"), "name": name, **extra}
-            )
+            worker = {"role": "worker", "pid": process.pid, "revision": state.get("revision"), "name": name}
+            found.append(worker | extra | usage_of(process.pid))
     return found
 
 
@@ -91,6 +95,15 @@ def show(nodes: dict[str, Settings], out: TextIO, *, as_json: bool) -> int:
     return 0 if all(node["ready"] for node in found) else 1
 
 
+def _used(process: dict[str, object]) -> str:
+    """Memory and CPU time; "" when the process has ended meanwhile."""
+    rss, cpu_s, up_s = (process.get(key) for key in ("rss_bytes", "cpu_s", "up_s"))
+    if not (isinstance(rss, int) and isinstance(cpu_s, float) and isinstance(up_s, float)):
+        return ""
+    share = f" ({cpu_s / up_s:.0%} of {up_s:.0f} s)" if up_s >= 1 else ""
+    return f", {rss / 2**20:.0f} MiB, {cpu_s:.2f} s CPU{share}"
+
+
 def print_node(node: dict[str, object], out: TextIO) -> None:
     """One node for people."""
     state = "ready" if node["ready"] else "not ready"
@@ -100,7 +113,11 @@ def print_node(node: dict[str, object], out: TextIO) -> None:
         flows = process.get("flows")
         detail = f", {sum(flows.values())} connections" if isinstance(flows, dict) else ""
         detail += ", draining" if process.get("draining") else ""
+        detail += _used(process)
         out.write(f"  {process['role']:<7} pid {process['pid']}, revision {process['revision']}{detail}\n")
+    if node.get("broker"):
+        used: dict[str, object] = node["broker_usage"]  # type: ignore[assignment]  # made above
+        out.write(f"  broker  pid {node['broker']}{_used(used)}\n")
     endpoints: list[dict[str, object]] = node.get("endpoints", [])  # type: ignore[assignment]  # made by the agent
     for endpoint in endpoints:
         enforced = " and ".join(word for word in ("ingress", "egress") if endpoint[word])

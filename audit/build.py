@@ -50,9 +50,9 @@ class Builder:
 
     def record(self, facts: FlowFacts, seq: int, when: str) -> schema.Record:
         """The record of one decision with its number and its time as `time_text` gives it."""
-        connection = facts.connection
+        connection, pair = facts.connection, facts.connection.pair
         addresses, l4, source, destination = connection.ends(is_reply=facts.is_reply)
-        truncated = connection.truncated
+        truncated = pair.truncated
         rule, cut = redact.text(facts.rule)
         truncated += ("rule",) if cut else ()
         reason, cut = redact.reason(facts.reason)
@@ -66,14 +66,14 @@ class Builder:
             source=source,
             destination=destination,
             node_name=self.node,
-            traffic_direction=connection.direction,
+            traffic_direction=pair.direction,
             is_reply=facts.is_reply,
         )
         if facts.verdict == "DROPPED":
             flow.drop_reason_desc = facts.drop_reason_desc
         request = facts.request
         if request is None:
-            flow.Type, flow.event_type, flow.Summary = "L3_L4", _DROP, connection.summary
+            flow.Type, flow.event_type, flow.Summary = "L3_L4", _DROP, pair.summary
             if facts.verdict in _PASSED:
                 flow.event_type = _PASS
             elif facts.drop_reason_desc == "POLICY_DENY":
@@ -97,7 +97,7 @@ class Builder:
                 flow.Summary = f"{protocol} {method} {url}"
         if facts.policies:
             allowed = facts.verdict in _ALLOWED
-            setattr(flow, _OUTCOMES[connection.ingress, allowed], self._policy_refs(facts.policies, facts.revision))
+            setattr(flow, _OUTCOMES[pair.ingress, allowed], self._policy_refs(facts.policies, facts.revision))
             truncated += ("policies",) if len(facts.policies) > MAX_POLICIES else ()
         tulle = schema.Tulle(
             schema=schema.SCHEMA,
@@ -107,7 +107,7 @@ class Builder:
             revision=facts.revision,
             rule=rule,
             reason=reason,
-            endpoint=connection.endpoint,
+            endpoint=pair.endpoint,
             suppressed=facts.suppressed,
             truncated=truncated,
         )

@@ -1,4 +1,4 @@
-"""Records of the hot path: put together from text that many of them share, a batch at a time.
+"""Records of the hot pair: put together from text that many of them share, a batch at a time.
 
 A request that was judged like thousands before it differs from them in its time, number, latency and connection. What
 it shares with them is encoded once (`Common`, and `Connection.text` for both ends); its record costs the caller one
@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from audit import schema
 from audit.build import Builder
-from audit.record import Connection, FlowFacts
+from audit.record import Connection, FlowFacts, Pair
 from audit.writer import Writer
 
 MAX_WAITING: Final = 64
@@ -36,7 +36,7 @@ class HasPlace(Protocol):
 class Common:
     """What the records of all requests with one decision have in common, but for their writer and connection.
 
-    sides: by `Connection.ingress`, the texts up to the ends, from the status to the policies, from the revision to the
+    sides: by `Pair.ingress`, the texts up to the ends, from the status to the policies, from the revision to the
     reason; and what was cut. None where there was no such record yet.
     """
 
@@ -45,8 +45,8 @@ class Common:
     def __init__(self) -> None:
         self.sides: list[tuple[str, str, str, tuple[str, ...]] | None] = [None, None]
 
-    def learn(self, record: schema.Record, connection: Connection) -> None:
-        """Take from one of these records, of a request on `connection`, what the others will have too."""
+    def learn(self, record: schema.Record, pair: Pair) -> None:
+        """Take from one of these records, of a request on that pair, what the others will have too."""
         flow, tulle = record.flow, record.tulle
         if flow is None or flow.l7 is None or tulle is None:
             raise ValueError("no record of a request")
@@ -61,13 +61,13 @@ class Common:
             egress_denied_by=flow.egress_denied_by,
             ingress_denied_by=flow.ingress_denied_by,
         )
-        self.sides[connection.ingress] = (
+        self.sides[pair.ingress] = (
             schema.fields(schema.Flow(verdict=flow.verdict)),
             f"{schema.fields(schema.Layer7(http=flow.l7.http))}}}{schema.fields(after)}}}",
             schema.fields(
                 schema.Tulle(schema=tulle.schema, revision=tulle.revision, rule=tulle.rule, reason=tulle.reason)
             ),
-            tulle.truncated[len(connection.truncated) :],
+            tulle.truncated[len(pair.truncated) :],
         )
 
 
@@ -113,6 +113,7 @@ class Notes[C: HasPlace, S: HasPlace]:
         begin, second, truncated = 0, "", 0
         layer7, between, numbered = self._pieces
         lines: list[bytes] = []
+        append = lines.append
         for place, shape, time_ns, latency_ns in notes:
             nanosecond = time_ns - begin
             if not 0 <= nanosecond < _SECOND:
@@ -125,34 +126,34 @@ class Notes[C: HasPlace, S: HasPlace]:
                 connection = place.audit
                 if not isinstance(connection, Connection):
                     connection = self._connection(place)
-                common = shape.audit
-                side = common.sides[connection.ingress] if isinstance(common, Common) else None
+                pair, common = connection.pair, shape.audit
+                side = common.sides[pair.ingress] if isinstance(common, Common) else None
                 if side is None:
                     record = builder.record(self._facts(place, shape, time_ns, latency_ns), seq, when)
                     truncated += record.tulle is not None and bool(record.tulle.truncated)
-                    lines.append(schema.encode(record))
+                    append(schema.encode(record))
                     if isinstance(shape.audit, Common):
-                        shape.audit.learn(record, connection)
+                        shape.audit.learn(record, pair)
                     seq += 1
                     continue
                 ends = connection.text or connection.written()
+                endpoint = pair.texts[2]
             except Exception:  # noqa: BLE001  whoever's call this is, it is not his record that failed: it is lost, and said so
                 _log.exception("a record cannot be made")
-                lines.append(b"")
+                append(b"")
                 seq += 1
                 continue
             verdict, middle, reason, cut = side
-            name = connection.name
-            if cut or connection.truncated:
-                name = f'{name},"truncated":{schema.text_of(connection.truncated + cut)}'
+            if cut or pair.truncated:
+                endpoint = f'{endpoint},"truncated":{schema.text_of(pair.truncated + cut)}'
                 truncated += 1
             latency = "" if latency_ns is None else f',"latency_ns":"{latency_ns}"'
-            lines.append(
+            append(
                 f'{{"flow":{{"time":"{when}","uuid":"{uuid}{_LOW[seq & 255]}"{verdict}{ends}{layer7}{latency}{middle}'
-                f'{between}{when}{numbered}{seq}{reason},"endpoint":{name}}}}}\n'.encode()
+                f"{between}{when}{numbered}{seq}{reason}{endpoint}}}}}\n".encode()
             )
             seq += 1
-        self._writer.write_lines(lines, first, [note[2] for note in notes], truncated)
+        self._writer.write_lines(lines, first, (note[2] for note in notes), truncated)
 
 
 def _pieces(builder: Builder) -> tuple[str, str, str]:

@@ -1,7 +1,8 @@
 """The facts of one decision and what is written of them.
 
 Callers pass plain values; nothing is recorded that is not a field here, and everything that a client wrote goes through
-`audit.redact`. `Connection` holds what all records of one connection share, built once.
+`audit.redact`. `Connection` holds what all records of one connection share, built once, and `Pair` what those of all
+connections between the same two ends do.
 
     connection = Connection(INGRESS, Side("10.244.0.2", 41234, 258, "default", "frontend", {"app": "frontend"}),
                             Side("10.244.1.2", 80, 257, "default", "web", {"app": "web"}))
@@ -11,7 +12,7 @@ Callers pass plain values; nothing is recorded that is not a field here, and eve
 
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 import msgspec
 
@@ -80,72 +81,49 @@ def _layer4(protocol: int, source: int, destination: int) -> schema.Layer4 | Non
     return schema.Layer4(UDP=schema.Ports(source, destination)) if protocol == UDP else None
 
 
-class End:
-    """One end of connections: what the record says of it, whatever its port. May be shared by many connections.
-
-    address: plain text. name: "namespace/pod", or the address of one that is no pod. cut: its labels are not all there.
-    texts: the address as a JSON string, `,"source":{...}`, `,"destination":{...}`, the name as a JSON string.
-    """
-
-    __slots__ = ("address", "cut", "endpoint", "name", "texts", "version")
-
-    def __init__(self, side: Side) -> None:
-        """The port of `side` is left out.
-
-        Raises:
-            ValueError: the address is none.
-        """
-        self.address = side.address
-        self.version = "IPv6" if ip_address(side.address).version == 6 else "IPv4"
-        self.name = f"{side.namespace}/{side.pod_name}" if side.pod_name else side.address
-        labels, self.cut = _labels(side)
-        self.endpoint = schema.Endpoint(
-            side.endpoint_id, side.identity, redact.text(side.namespace)[0], labels, redact.text(side.pod_name)[0]
-        )
-        self.texts = (
-            schema.text_of(self.address),
-            schema.fields(schema.Flow(source=self.endpoint)),
-            schema.fields(schema.Flow(destination=self.endpoint)),
-            schema.text_of(self.name),
-        )
-
-
-def _labels(side: Side) -> tuple[tuple[str, ...], bool]:
-    """Its labels as Hubble writes them, and whether some were left out."""
-    labels: list[str] = []
-    room = MAX_LABEL_BYTES
-    for text in (*side.reserved, *(f"k8s:{key}={value}" for key, value in side.labels.items())):
-        label, cut = redact.text(text)
-        room -= 2 * len(label.encode()) + 4  # at worst every character is escaped in JSON
-        if cut or room < 0 or len(labels) >= MAX_LABELS:
-            return tuple(labels), True
-        labels.append(label)
-    return tuple(labels), False
-
-
-class Connection:
-    """What every record of one connection has in common. `source` is always the side that connected.
+class Pair:
+    """What the records of all connections between two ends have in common, whatever the ports.
 
     direction: INGRESS (0) when the enforcing endpoint is the destination, EGRESS (1) when it is the source.
     protocol: the IP protocol number; OTHER is any but TCP and UDP. Only these two have ports in the record.
-    source, destination: a `Side`, or an `End` that is there already and its port.
+    ingress, protocol, source, destination: as they were given. truncated: what of the ends was cut. endpoint: the name
+    of the end at which decisions are taken.
     """
 
-    __slots__ = ("destination", "ingress", "name", "ports", "protocol", "source", "text", "truncated")
+    __slots__ = ("_texts", "destination", "endpoint", "ingress", "protocol", "source", "truncated", "version")
 
-    def __init__(
-        self, direction: int, source: Side | tuple[End, int], destination: Side | tuple[End, int], protocol: int = TCP
-    ) -> None:
-        self.source, source_port = source if isinstance(source, tuple) else (End(source), source.port)
-        self.destination, port = destination if isinstance(destination, tuple) else (End(destination), destination.port)
-        self.ports = source_port, port
-        self.ingress = direction == INGRESS
-        self.protocol = protocol
+    def __init__(self, direction: int, source: Side, destination: Side, protocol: int = TCP) -> None:
+        """The ports of the sides are left out.
+
+        Raises:
+            ValueError: the source's address is none.
+        """
+        self.ingress, self.protocol = direction == INGRESS, protocol
+        own = destination if self.ingress else source
+        self.endpoint = f"{own.namespace}/{own.pod_name}" if own.pod_name else own.address
         self.truncated: tuple[str, ...] = ()
-        if self.source.cut or self.destination.cut:
-            self.truncated = ("source.labels",) * self.source.cut + ("destination.labels",) * self.destination.cut
-        self.name = (self.destination if self.ingress else self.source).texts[3]  # of the deciding end, as JSON
-        self.text = ""  # filled by `written` when it is first asked for
+        self.source = source.address, self._endpoint("source.labels", source)
+        self.destination = destination.address, self._endpoint("destination.labels", destination)
+        self.version = "IPv6" if ip_address(source.address).version == 6 else "IPv4"
+        self._texts: tuple[str, str, str] | None = None
+
+    def _endpoint(self, field: str, side: Side) -> schema.Endpoint:
+        labels: list[str] = []
+        room = MAX_LABEL_BYTES
+        for text in (*side.reserved, *(f"k8s:{key}={value}" for key, value in side.labels.items())):
+            label, cut = redact.text(text)
+            room -= 2 * len(label.encode()) + 4  # at worst every character is escaped in JSON
+            if cut or room < 0 or len(labels) >= MAX_LABELS:
+                self.truncated += (field,)
+                break
+            labels.append(label)
+        return schema.Endpoint(
+            side.endpoint_id,
+            side.identity,
+            redact.text(side.namespace)[0],
+            tuple(labels),
+            redact.text(side.pod_name)[0],
+        )
 
     @property
     def direction(self) -> str:
@@ -153,42 +131,78 @@ class Connection:
         return "INGRESS" if self.ingress else "EGRESS"
 
     @property
-    def endpoint(self) -> str:
-        """The name of the end at which the decision was taken."""
-        return self.destination.name if self.ingress else self.source.name
-
-    @property
     def summary(self) -> str:
         """What there is to say of a connection without a request."""
         known = {TCP: "TCP", UDP: "UDP", OTHER: "other"}.get(self.protocol)
         return known or f"protocol {self.protocol}"
 
-    def ends(
-        self, *, is_reply: bool = False
-    ) -> tuple[schema.Addresses, schema.Layer4 | None, schema.Endpoint, schema.Endpoint]:
+    @property
+    def texts(self) -> tuple[str, str, str]:
+        """Parts of a record: `,"IP":{...}`, `,"source":{...},"destination":{...}`, `,"endpoint":"..."`."""
+        if self._texts is None:
+            addresses = schema.Addresses(self.source[0], self.destination[0], self.version)
+            self._texts = (
+                schema.fields(schema.Flow(IP=addresses)),
+                schema.fields(schema.Flow(source=self.source[1], destination=self.destination[1])),
+                schema.fields(schema.Tulle(schema=schema.SCHEMA, endpoint=self.endpoint)),
+            )
+        return self._texts
+
+
+type Ends = tuple[schema.Addresses, schema.Layer4 | None, schema.Endpoint, schema.Endpoint]
+
+
+class Connection:
+    """What all records of one connection have in common. The source is always the side that connected.
+
+    ports: of the source and of the destination. text: `ends` as a record has them, once `written` has made it.
+    """
+
+    __slots__ = ("_ends", "pair", "ports", "text")
+
+    def __init__(self, direction: int, source: Side, destination: Side, protocol: int = TCP) -> None:
+        """A connection with a `Pair` of its own; the arguments are those of `Pair`."""
+        self._begin(Pair(direction, source, destination, protocol), source.port, destination.port)
+
+    @classmethod
+    def on(cls, pair: Pair, source_port: int, destination_port: int) -> Self:
+        """One of the connections of a pair of ends."""
+        made = cls.__new__(cls)
+        made._begin(pair, source_port, destination_port)
+        return made
+
+    def _begin(self, pair: Pair, source_port: int, destination_port: int) -> None:
+        self.pair = pair
+        self.ports = source_port, destination_port
+        self.text = ""
+        self._ends: Ends | None = None
+
+    def ends(self, *, is_reply: bool = False) -> Ends:
         """Addresses, ports, source and destination of a record; the other way round in a reply."""
-        left, right = self.source, self.destination
-        sent, received = self.ports
+        pair = self.pair
         if is_reply:
-            left, right, sent, received = right, left, received, sent
-        addresses = schema.Addresses(left.address, right.address, self.source.version)
-        return addresses, _layer4(self.protocol, sent, received), left.endpoint, right.endpoint
+            return _ends(pair, pair.destination, pair.source, self.ports[1], self.ports[0])
+        if self._ends is None:
+            self._ends = _ends(pair, pair.source, pair.destination, *self.ports)
+        return self._ends
 
     def written(self) -> str:
-        """`ends` as they stand in a record: `,"IP":{...},"l4":{...},"source":{...},"destination":{...}`; kept in
-        `text` from now on."""
-        source, left, _, _ = self.source.texts
-        destination, _, right, _ = self.destination.texts
+        """Make `text`: `,"IP":{...},"l4":{...},"source":{...},"destination":{...}`."""
+        addresses, endpoints, _ = self.pair.texts
         sent, received = self.ports
-        if self.protocol == TCP:
-            layer4 = f',"l4":{{"TCP":{{"source_port":{sent},"destination_port":{received}}}}}'
+        if self.pair.protocol == TCP:
+            ports = f',"l4":{{"TCP":{{"source_port":{sent},"destination_port":{received}}}}}'
         else:
-            layer4 = schema.fields(schema.Flow(l4=_layer4(self.protocol, sent, received)))
-        self.text = (
-            f',"IP":{{"source":{source},"destination":{destination},"ipVersion":"{self.source.version}"}}'
-            f"{layer4}{left}{right}"
-        )
-        return self.text
+            ports = schema.fields(schema.Flow(l4=_layer4(self.pair.protocol, sent, received)))
+        self.text = text = f"{addresses}{ports}{endpoints}"
+        return text
+
+
+def _ends(
+    pair: Pair, left: tuple[str, schema.Endpoint], right: tuple[str, schema.Endpoint], sent: int, received: int
+) -> Ends:
+    addresses = schema.Addresses(left[0], right[0], pair.version)
+    return addresses, _layer4(pair.protocol, sent, received), left[1], right[1]
 
 
 class FlowFacts(msgspec.Struct, frozen=True):

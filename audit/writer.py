@@ -9,7 +9,7 @@ stream, and a gap means that lines were taken away afterwards (rotation is the u
 import asyncio
 import errno
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -126,7 +126,7 @@ class Writer:
         self.seq += count
         return first
 
-    def write_lines(self, lines: Sequence[bytes], first: int, times_ns: Sequence[int], truncated: int = 0) -> None:
+    def write_lines(self, lines: Sequence[bytes], first: int, times_ns: Iterable[int], truncated: int = 0) -> None:
         """Take a batch of records that are encoded already, as `write` takes one.
 
         first: the number of the first, by `number`; the others follow. times_ns: when each decision was, wall clock.
@@ -135,9 +135,11 @@ class Writer:
         """
         self.counters.records += len(lines)
         self.counters.truncated += truncated
-        sizes = list(map(len, lines))
-        size = sum(sizes)
-        plain = size <= BATCH_BYTES and max(sizes) <= schema.MAX_LINE and min(sizes)
+        size = sum(map(len, lines))
+        plain = (
+            size <= BATCH_BYTES and all(lines) and (size <= schema.MAX_LINE or max(map(len, lines)) <= schema.MAX_LINE)
+        )
+        times: list[int] | None = None
         for outlet in self._outlets:
             if plain and not outlet.full and outlet.loss is None and outlet.pending_bytes + size < self._buffer_bytes:
                 if outlet.pending_bytes + size > BATCH_BYTES and not outlet.cause:
@@ -145,7 +147,8 @@ class Writer:
                 outlet.pending += lines
                 outlet.pending_bytes += size
                 continue
-            for seq, (line, time_ns) in enumerate(zip(lines, times_ns, strict=True), first):
+            times = list(times_ns) if times is None else times
+            for seq, (line, time_ns) in enumerate(zip(lines, times, strict=True), first):
                 self._put(outlet, line, seq, self.builder.time_text(time_ns))
         if self._timer is None:
             self.wake()

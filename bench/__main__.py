@@ -10,10 +10,10 @@ from typing import NoReturn
 
 from agent.cli import Parser
 from bench import document, policies, rows, table
-from bench.cases import CASES, chosen
+from bench.cases import CASES, HTTP, chosen
 from bench.errors import BenchError
 from bench.peers.base import Peer
-from bench.run import ALWAYS, PEERS, Outcome, run
+from bench.run import ALWAYS, DEFAULT, PEERS, Outcome, run
 
 _NOT_MEASURED = 1
 _USAGE = 2
@@ -34,17 +34,23 @@ def _parser() -> argparse.ArgumentParser:
         help="HTTP/1.1: requests/s, latency, CPU and memory",
         description="Requests/s, latency, CPU and memory with and without Tulle, in one interleaved run in labs of its "
         "own. Exit status 0 when everything was measured, whatever the numbers are.",
-        epilog="example: ./dev bench http --peers direct,py-h11 --rounds 3 --json rows.json",
+        epilog="example: ./dev bench http --peers direct,haproxy,envoy --rounds 3 --json rows.json",
     )
     http.add_argument("--rounds", type=_positive, default=3, metavar="N", help="interleaved rounds (default: 3)")
     http.add_argument(
         "--seconds", type=_positive, default=3, metavar="S", help="length of each measurement in s (default: 3)"
     )
     others = ",".join(name for name in PEERS if name != ALWAYS)
+    default = ",".join(DEFAULT)
     http.add_argument(
-        "--peers", default=others, metavar="LIST", help=f"beside tulle, which is always measured (default: {others})"
+        "--peers", default=default, metavar="LIST", help=f"beside tulle; of {others} (default: {default})"
     )
-    http.add_argument("--cases", default=",".join(CASES), metavar="LIST", help=f"of {', '.join(CASES)} (default: all)")
+    http.add_argument(
+        "--cases",
+        default=",".join(HTTP),
+        metavar="LIST",
+        help=f"of {', '.join(CASES)} (default: all but idle_10000)",
+    )
     http.add_argument("--json", type=Path, metavar="FILE", help='write {"rows": [...]}, a row per case, peer and round')
     http.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
     language = commands.add_parser(

@@ -78,9 +78,9 @@ class BenchLab:
         """The same for a program of the benchmark's, by its file name."""
         return self.inside(pod, sys.executable, "-P", str(HERE / script), *arguments)
 
-    def ask(self, pod: str, method: str, path: str) -> tuple[int, int]:
+    def ask(self, pod: str, method: str, path: str, timeout_s: int = 10) -> tuple[int, int]:
         """(status, bytes of the body) of one request on a connection of its own; status 0 when there is no answer."""
-        command = ["curl", "-s", "-o", "/dev/null", "-m", "10", "-X", method]
+        command = ["curl", "-s", "-o", "/dev/null", "-m", str(timeout_s), "-X", method]
         command += ["-w", "%{http_code} %{size_download}", self.url(path)]
         answer = _run(self.inside(pod, *command))
         said = answer.stdout.split()

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from bench import processes
 from bench.benchlab import CLIENT
-from bench.cases import IDLE_CONNECTIONS
 from bench.errors import BenchError
 from bench.measure import idle_connections
 from bench.peers.base import Peer
@@ -18,6 +17,8 @@ from bench.peers.base import Peer
 _GIB = 1024**3
 _OK = 200
 _SETTLE_S = 0.5
+_BIG_BODY_S = 120
+IDLE_CONNECTIONS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def _big_body(peer: Peer) -> tuple[int, int, float]:
     processes.reset_peak(through)
     before = processes.peak_bytes(through)
     started = time.monotonic()
-    status, size = peer.lab.ask(CLIENT, "GET", "/bench/1g")
+    status, size = peer.lab.ask(CLIENT, "GET", "/bench/1g", _BIG_BODY_S)
     took = time.monotonic() - started
     if (status, size) != (_OK, _GIB):
         raise BenchError(f"peer {peer.name!r}: the body of 1 GiB came with status {status} and {size} bytes")

@@ -6,18 +6,22 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 
-from bench import goals, memory, wrk
+from bench import goals, memory, processes, wrk
 from bench.benchlab import BenchLab, sweep
 from bench.cases import CASES, Case
 from bench.measure import Measured, measure
 from bench.peers.base import Peer
 from bench.peers.direct import Direct
+from bench.peers.envoy import Envoy
 from bench.peers.h11_peer import PyH11
+from bench.peers.haproxy import HAProxy
+from bench.peers.mitmproxy import Mitmproxy
 from bench.peers.tulle import Tulle
 from bench.rows import Medians, Row, medians, missing
 
-PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (Direct, Tulle, PyH11)}
+PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (Direct, Tulle, HAProxy, Envoy, Mitmproxy, PyH11)}
 ALWAYS = Tulle.name
+DEFAULT = (Direct.name, HAProxy.name, Envoy.name)
 _WARM_UP_S = 1
 _QUIET_CORES = 0.1
 
@@ -70,24 +74,35 @@ def run(kinds: Sequence[type[Peer]], cases: Sequence[Case], rounds: int, seconds
         BenchError: a lab or a peer does not work.
     """
     sweep()
+    processes.allow_many_files()
     with ExitStack() as stack:
-        peers = _start(kinds, stack)
-        first = {case.name: case for case in cases}.get("keepalive_1k_c32", cases[0])
-        memories = []
-        for peer in peers:
-            with peer.in_place():
-                say(f"{peer.name}: checking that it is correct")
-                peer.check()
-                if peer.pids:
-                    say(f"{peer.name}: memory")
-                    memories.append(memory.measure(peer))
-                if not first.needs_policy:
-                    wrk.run(peer.lab, first, _WARM_UP_S)
-        measured = _rounds(peers, cases, rounds, seconds)
+        peers = _made(kinds, stack)
+        memories: list[memory.Memory] = []
+        measured: list[Measured] = []
+        for workers in sorted({case.workers for case in cases}):
+            now = [case for case in cases if case.workers == workers]
+            able = [peer for peer in peers if peer.max_workers is None or workers <= peer.max_workers]
+            memories += _ready(able, workers, with_memory=not memories)
+            measured += _rounds(able, now, rounds, seconds)
     return Outcome(rounds, seconds, measured, memories)
 
 
-def _start(kinds: Sequence[type[Peer]], stack: ExitStack) -> list[Peer]:
+def _ready(peers: Sequence[Peer], workers: int, *, with_memory: bool) -> list[memory.Memory]:
+    """Start every peer with so many workers, prove that it is correct, measure its memory, warm it up."""
+    memories = []
+    for peer in peers:
+        say(f"{peer.name}: starts with {workers} worker{'s' if workers > 1 else ''}, and is checked")
+        peer.start(workers)
+        with peer.in_place():
+            peer.check()
+            if peer.pids and with_memory:
+                say(f"{peer.name}: memory")
+                memories.append(memory.measure(peer))
+            wrk.run(peer.lab, CASES["keepalive_1k_c32"], _WARM_UP_S)
+    return memories
+
+
+def _made(kinds: Sequence[type[Peer]], stack: ExitStack) -> list[Peer]:
     """`tulle` has a lab with agents; all others share one without."""
     labs: dict[str, BenchLab] = {}
     peers = []
@@ -99,8 +114,6 @@ def _start(kinds: Sequence[type[Peer]], stack: ExitStack) -> list[Peer]:
             stack.callback(labs[wanted].down)  # before `up`: what is half made goes, too
             labs[wanted].up()
         peers.append(kind(labs[wanted]))
-    for peer in peers:
-        peer.start()
     return peers
 
 
@@ -116,7 +129,7 @@ def _rounds(peers: Sequence[Peer], cases: Sequence[Case], rounds: int, seconds: 
                     measured.append(measure(peer, case, number, seconds))
                 row = measured[-1].row
                 say(
-                    f"round {number}/{rounds}  {case.name:<17} {peer.name:<7} {row.requests_per_s:>9,.0f} requests/s"
+                    f"round {number}/{rounds}  {case.name:<20} {peer.name:<9} {row.requests_per_s:>9,.0f} requests/s"
                     f"  p50 {row.p50_us:>7,.0f} µs  {row.cpu_s_per_10k:.2f} CPU s/10k"
                     + (f"  VOID: {row.errors} errors" if row.errors else "")
                 )

@@ -9,32 +9,33 @@ from bench.rows import Medians
 
 type Cells = list[tuple[str, ...]]
 
+_REST_OF_HEAD = ("MiB/s", "p50 µs", "p99 µs", "p99.9 µs", "CPU s/10k", "machine s/10k", "RSS MiB", "void")
 _MIB = 1024 * 1024
-_CASE_HEAD = (
-    "peer", "requests/s", "of direct", "of py-h11", "MiB/s", "p50 µs", "p99 µs", "p99.9 µs",
-    "CPU s/10k", "machine s/10k", "RSS MiB", "void",
-)  # fmt: skip
+_RATIOS = ("direct", "haproxy", "envoy", "py-h11")
+"""Peers that others are divided by, where they were measured."""
 
 
 def of_cases(found: Mapping[tuple[str, str], Medians]) -> list[tuple[str, Cells]]:
     """A title and a table per case, head first."""
     tables = []
+    measured = {peer for _, peer in found}
+    ratios = [peer for peer in _RATIOS if peer in measured]
+    head = ("peer", "requests/s", *(f"of {peer}" for peer in ratios), *_REST_OF_HEAD)
     for name in dict.fromkeys(case for case, _ in found):
-        rows: Cells = [_CASE_HEAD]
+        rows: Cells = [head]
         for (case, peer), row in found.items():
             if case == name:
-                rows.append(_of_peer(peer, row, found.get((case, "direct")), found.get((case, "py-h11"))))
+                rows.append(_of_peer(peer, row, [found.get((case, other)) for other in ratios]))
         tables.append((f"{name}: {CASES[name].what}", rows))
     return tables
 
 
-def _of_peer(peer: str, row: Medians, direct: Medians | None, h11: Medians | None) -> tuple[str, ...]:
+def _of_peer(peer: str, row: Medians, others: Sequence[Medians | None]) -> tuple[str, ...]:
     proxied = row.rss_mib > 0
     return (
         peer,
         f"{row.requests_per_s:,.0f}",
-        _ratio(row, direct),
-        _ratio(row, h11),
+        *(_ratio(row, other) for other in others),
         f"{row.bytes_per_s / _MIB:,.1f}",
         f"{row.p50_us:,.0f}",
         f"{row.p99_us:,.0f}",

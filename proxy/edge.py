@@ -167,8 +167,9 @@ class FlowEdge(Timed):
             raise RuntimeError("a second leg")
         family = socket.AF_INET6 if ":" in self._original[0] else socket.AF_INET
         self._unsettled = True
-        self._dial = Dial(self._home.dialler, flow.endpoint, flow.direction, family, self._client, self._original, self)
-        self._dial.start()
+        dial = self._home.dialler.dial(flow.endpoint, flow.direction, family, self._client, self._original, self)
+        if dial is not None:
+            self._dial = dial
 
     def close_upstream(self) -> None:
         """See `proxy.commands.Edge`."""

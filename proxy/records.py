@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from audit.notes import Common, Notes
-from audit.record import INGRESS, Connection, End, FlowFacts, Request, Side
+from audit.record import INGRESS, Connection, FlowFacts, Pair, Request, Side
 from audit.sinks import Sink
 from audit.sinks.file import FileSink
 from audit.sinks.stdout import StdoutSink
@@ -117,15 +117,9 @@ def both_sides(
     return own_side(rules, endpoint_id, *source), other
 
 
-MAX_ENDS: Final = 1024
-"""Peers whose names are kept ready, and pods of ours, of 2 to 3 KiB each. Past it all are forgotten, and the next
-connection of each costs some 20 µs more."""
-
-
-def _keep(ends: dict[tuple[int, str], End], key: tuple[int, str], end: End) -> None:
-    if len(ends) >= MAX_ENDS:
-        ends.clear()
-    ends[key] = end
+MAX_PAIRS: Final = 1024
+"""Pairs of addresses whose names are kept ready, of 2 to 4 KiB each. Past it all are forgotten, and the next connection
+of each costs some 20 µs more."""
 
 
 class Recorder:
@@ -134,8 +128,7 @@ class Recorder:
     def __init__(self, node: str, stream: str, audit: Mapping[str, object]) -> None:
         self._writer = make_writer(node, stream, audit)
         self._rules = RuleSet()
-        self._peers: dict[tuple[int, str], End] = {}  # by identity and address
-        self._owns: dict[tuple[int, str], End] = {}  # by endpoint and address
+        self._pairs: dict[tuple[int, int, int, str, str], Pair] = {}
         self._notes = Notes(self._writer, self._connection, self._noted)
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -146,8 +139,7 @@ class Recorder:
         """Name both ends of a connection by this rule set from now on."""
         self._notes.render()  # what was noted before is named by the rules of its time
         self._rules = rules
-        self._peers.clear()
-        self._owns.clear()
+        self._pairs.clear()
 
     def emit(self, event: FlowEvent) -> None:
         """Write the record of one decision."""
@@ -188,26 +180,24 @@ class Recorder:
     def _connection(self, facts: ConnectionFacts) -> Connection:
         if isinstance(facts.audit, Connection):  # the server makes new facts after every change of rules
             return facts.audit
-        source = (facts.source_address, facts.source_port)
-        destination = (facts.destination_address, facts.destination_port)
-        if facts.direction == INGRESS:
-            ends = self._peer(facts.identity, *source), self._own(facts.endpoint, *destination)
-        else:
-            ends = self._own(facts.endpoint, *source), self._peer(facts.identity, *destination)
-        facts.audit = connection = Connection(facts.direction, *ends)
+        key = (facts.direction, facts.endpoint, facts.identity, facts.source_address, facts.destination_address)
+        pair = self._pairs.get(key)
+        if pair is None:
+            if len(self._pairs) >= MAX_PAIRS:
+                self._pairs.clear()
+            pair = self._pairs[key] = Pair(
+                facts.direction,
+                *both_sides(
+                    self._rules,
+                    facts.endpoint,
+                    facts.direction,
+                    (facts.source_address, facts.source_port),
+                    (facts.destination_address, facts.destination_port),
+                    facts.identity,
+                ),
+            )
+        facts.audit = connection = Connection.on(pair, facts.source_port, facts.destination_port)
         return connection
-
-    def _peer(self, identity: int, address: str, port: int) -> tuple[End, int]:
-        end = self._peers.get((identity, address))
-        if end is None:
-            _keep(self._peers, (identity, address), end := End(side(self._rules, address, 0, identity)))
-        return end, port
-
-    def _own(self, endpoint: int, address: str, port: int) -> tuple[End, int]:
-        end = self._owns.get((endpoint, address))
-        if end is None:
-            _keep(self._owns, (endpoint, address), end := End(own_side(self._rules, endpoint, address, 0)))
-        return end, port
 
     def counters(self) -> dict[str, int]:
         """Records written and lost since the worker began."""

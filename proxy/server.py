@@ -75,7 +75,7 @@ class Server:
         what `emit` would be told of requests that share a shape."""
         self.loop = loop
         self._own_watch = watch is None
-        self.watch = watch or Watch()
+        self.watch = Watch() if watch is None else watch
         if self._own_watch:
             self.watch.attach(loop)
         self._note = note

@@ -92,6 +92,14 @@ class Stock:
             for callback in kind.waiting:
                 self._loop.call_soon(callback)
 
+    def close(self) -> None:
+        """Close everything and ask for nothing more; for tests and the end of the process."""
+        self._lose_broker()
+        if self._looking is not None:
+            self._looking.cancel()
+        for endpoint in {key[0] for key in self._kinds}:
+            self.drop(endpoint)
+
     def held(self) -> int:
         """Sockets in stock, of all kinds."""
         return sum(len(kind.have) for kind in self._kinds.values())

@@ -20,13 +20,15 @@ class Peer(ABC):
     """One line for the document."""
     policy = False
     """Whether it enforces bench/policy.yaml and keeps a record of every request."""
+    max_workers: int | None = None
+    """How many workers or threads it can have; None: any number."""
 
     def __init__(self, lab: BenchLab) -> None:
         self.lab = lab
 
     @abstractmethod
-    def start(self) -> None:
-        """Start what there is to start; raises BenchError."""
+    def start(self, workers: int = 1) -> None:
+        """Start what there is to start, with so many workers or threads; again, when it runs. Raises BenchError."""
 
     @abstractmethod
     def processes(self) -> dict[str, list[int]]:

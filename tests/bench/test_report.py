@@ -48,13 +48,18 @@ def test_errors_are_answers_that_should_not_be(status: int, output: str, errors:
     assert (load.requests, load.seconds, load.p999_us, load.errors) == (100, 2.0, 3.5, errors)
 
 
+def test_a_load_without_an_answer_is_void() -> None:
+    assert wrk.parse(said(0, 0, 0), 200).errors == 1
+
+
 def test_wrk_without_numbers_is_an_error() -> None:
     with pytest.raises(BenchError, match="wrk gave no numbers: unable to connect"):
         wrk.parse("unable to connect to 10.244.1.2:80 Connection refused\n", 200)
 
 
 def test_the_path_of_the_cases_is_what_only_the_last_rule_allows() -> None:
-    assert {case.path for case in CASES.values() if not case.needs_policy} == {"/bench/1k", "/bench/1m"}
+    allowed = {case.path for case in CASES.values() if not case.needs_policy and not case.upload_bytes}
+    assert allowed == {"/bench/1k", "/bench/64k", "/bench/1m"}
     assert [case.name for case in CASES.values() if case.needs_policy] == ["denied_c32"]
 
 
@@ -74,6 +79,7 @@ def test_ratios_are_to_the_named_peer() -> None:
     (title, cells), *others = table.of_cases(outcome().medians)
     assert others == []
     assert title == "keepalive_1k_c32: 1 KiB, 32 keep-alive connections"
+    assert cells[0][:5] == ("peer", "requests/s", "of direct", "of py-h11", "MiB/s")
     assert [row[:4] for row in cells[1:]] == [
         ("direct", "8,000", "1.000", "16.000"),
         ("tulle", "1,000", "0.125", "2.000"),

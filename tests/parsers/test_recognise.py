@@ -194,7 +194,7 @@ NOT_REQUESTS: list[bytes] = [
     *(b"GET / HTTP/1.1\r\nHost: h\r\n%s\r\n\r\n" % f for f in (
         b"Host: h", b"host: i", b"Expect: 100-continue", b"Expect: 100-continue\r\nContent-Length: 0", b"TE: trailers",
         b"Keep-Alive: 5", b"Upgrade: h2c", b"HTTP2-Settings: a", b"Proxy-Connection: close", b"proxy-a: b", b"X:",
-        b"X: ", b"X:a", b"X: a ", b"X:  a", b"X: \ta", b"X: a\tb", b"X: \xe9", b"X : a", b" X: a", b"X", b": a",
+        b"X: ", b"X:a", b"X: a ", b"X:  a", b"X: \ta", b"X: a\tb", b"X: a\xe9b", b"X : a", b" X: a", b"X", b": a",
         b"Connection: close\r\nConnection: close", b"Connection: close, X", b"Connection: upgrade", b"Connection:",
         b"Connection: keep-alive, close", b"Connection: closed", b"Content-Length: 01", b"Content-Length: +1",
         b"Content-Length: 1\r\nContent-Length: 1", b"Content-Length: 1\r\nTransfer-Encoding: chunked",
