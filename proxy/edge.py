@@ -249,6 +249,7 @@ class FlowEdge(Timed):
                 layer.downstream_data(data)
             else:
                 self._down.ended = True
+                self._down.want_read(False)  # it would be told for ever
                 self._unsettled = True
                 layer.downstream_eof()
             if self._unsettled:
@@ -275,6 +276,7 @@ class FlowEdge(Timed):
                 layer.upstream_data(data)
             else:
                 up.ended = True
+                up.want_read(False)
                 self._unsettled = True
                 layer.upstream_eof()
             if self._unsettled:
