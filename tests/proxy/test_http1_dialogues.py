@@ -962,3 +962,16 @@ def test_nor_in_a_response_while_the_request_goes_out_of_the_ordinary(first: str
     ((got,), ((sent,),)) = talk.sent()
     assert (got.body, got.ended) == (b"abc0123456789abcdef", True)
     assert (sent.body, sent.ended) == (b"hi", True)
+
+
+def test_heads_over_the_limit() -> None:
+    long = "X: " + "y" * 100
+    talk = http(limits=Limits(head_bytes=100))
+    talk.layer.downstream_data(octets(f"GET /a HTTP/1.1|Host: a|{long}||"))
+    assert talk.edge.said[0] == "record DROPPED 431 head_too_long by tulle:limit"
+    talk = http(limits=Limits(head_bytes=100))
+    talk.layer.downstream_data(octets("GET /a HTTP/1.1|Host: a||"))
+    talk.layer.upstream_open()
+    talk.edge.said.clear()
+    talk.layer.upstream_data(octets(f"HTTP/1.1 200 OK|{long}|Content-Length: 0||"))
+    assert talk.edge.said[0] == "record ERROR 502 GET /a head_too_long by r-get"
