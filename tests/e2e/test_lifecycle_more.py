@@ -29,6 +29,7 @@ class Node:
         self.directory = lab.directory / NODE
         self.state = self.directory / "state"
         self.inventory = self.directory / "inventory.json"
+        self._first = self.inventory.read_text()
 
     def ask(self, op: str, **fields: object) -> Record:
         return ask(self.directory / "run" / "agent.sock", {"op": op, **fields})
@@ -44,8 +45,16 @@ class Node:
     def list_pods(self, pods: list[Record] | str) -> None:
         """Write the inventory as a source of pods does."""
         fresh = self.inventory.with_suffix(".new")
-        fresh.write_text(pods if isinstance(pods, str) else json.dumps({"pods": pods}))
+        fresh.write_text(pods if isinstance(pods, str) else json.dumps({**json.loads(self._first), "pods": pods}))
         fresh.rename(self.inventory)
+
+    def put_back(self) -> None:
+        """The inventory as it was, and web known as it was; what cannot be put back shows in the lab's picture."""
+        if self.inventory.read_text() == self._first:
+            return
+        self.list_pods(self._first)
+        with suppress(AgentError):
+            self.ask("pod.add", pod=self.pod("web"))
 
     @contextmanager
     def without_agent(self) -> Iterator[None]:
@@ -79,10 +88,12 @@ class Node:
 
 
 @pytest.fixture
-def node(spare_lab: Cluster) -> Node:
+def node(spare_lab: Cluster) -> Iterator[Node]:
     """A node of a lab that the test may break, with the example policy at web."""
     spare_lab.apply(EXAMPLES / "web-l7.yaml")
-    return Node(spare_lab)
+    made = Node(spare_lab)
+    yield made
+    made.put_back()
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ def difference(new: dict[str, Any], now: dict[str, Any]) -> str:
     """The first thing that is not as it was; empty: nothing."""
     for what in sorted(new.keys() | now.keys()):
         if new.get(what) != now.get(what):
-            return f"{what}: {new.get(what)!r} is {now.get(what)!r}"
+            return f"{what}: {str(new.get(what))[:120]} is {str(now.get(what))[:120]}"
     return ""
 
 
@@ -152,8 +152,9 @@ def mounts(lab: Cluster) -> list[str]:
 
 
 def sorted_text(path: Path) -> str:
-    """JSON by meaning, other text as it is."""
+    """JSON by meaning (the lists looked at here have no order), other text as it is."""
     text = path.read_text()
     with suppress(ValueError):
-        return json.dumps(json.loads(text), sort_keys=True)
+        told = json.loads(text)
+        return json.dumps(sorted(told, key=str) if isinstance(told, list) else told, sort_keys=True)
     return text
