@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from audit import schema
-from audit.notes import MAX_WAITING, Common, Notes
+from audit.notes import MAX_FRESH, MAX_WAITING, Common, Notes
 from audit.record import FORWARDED, INGRESS, Connection, FlowFacts, Request, Side
 from audit.writer import BATCH_BYTES, Writer
 from tests.audit.makers import (
@@ -100,6 +100,11 @@ def test_what_waits_is_bounded() -> None:
     for number in range(1, 3 * MAX_WAITING):
         desk.note(shape)
         assert number - desk.writer.counters.records < MAX_WAITING
+    desk.writer.flush()
+    before = desk.writer.counters.records
+    for number in range(1, 3 * MAX_FRESH):
+        desk.note(shape, place=Place())
+        assert before + number - desk.writer.counters.records < MAX_FRESH
 
 
 @pytest.mark.parametrize("length", [1, 300, 700, 2000])
@@ -114,6 +119,9 @@ def test_the_sink_gets_batches_and_not_more(length: int) -> None:
     sink = Sizes()
     desk = Desk(sink, buffer_bytes=10_000_000)
     shape = Place("/" + "x" * length)
+    desk.note(shape)
+    desk.writer.flush()
+    sizes.clear()  # the first of a connection wait less
     for _ in range(1000):
         desk.note(shape)
     desk.writer.close()
