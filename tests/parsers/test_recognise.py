@@ -196,6 +196,7 @@ NOT_REQUESTS: list[bytes] = [
         b"Keep-Alive: 5", b"Upgrade: h2c", b"HTTP2-Settings: a", b"Proxy-Connection: close", b"proxy-a: b", b"X:",
         b"X: ", b"X:a", b"X: a ", b"X:  a", b"X: \ta", b"X: a\tb", b"X: a\xe9b", b"X : a", b" X: a", b"X", b": a",
         b"Connection: close\r\nConnection: close", b"Connection: close, X", b"Connection: upgrade", b"Connection:",
+        b"Connection: x", b"Connection: X\r\nX: a",
         b"Connection: keep-alive, close", b"Connection: closed", b"Content-Length: 01", b"Content-Length: +1",
         b"Content-Length: 1\r\nContent-Length: 1", b"Content-Length: 1\r\nTransfer-Encoding: chunked",
         b"Transfer-Encoding: chunked\r\nContent-Length: 1", b"Transfer-Encoding: Chunked", b"Content-Length: 1, 1",
@@ -222,7 +223,7 @@ NOT_RESPONSES: list[bytes] = [
     *(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n%s\r\n\r\n" % f for f in (
         b"Content-Length: 1", b"Transfer-Encoding: chunked", b"Connection: close\r\nX: a\r\nConnection: close",
         b"Keep-Alive: 5", b"Keep-Alive: 5\r\nX: a\r\nConnection: close", b"Upgrade: h2", b"Proxy-Authenticate: Basic",
-        b"TE: a", b"Connection: X", b"Connection: close, Keep-Alive", b"X:", b"X: a ", b"X: a\tb", b"X: \xe9",
+        b"TE: a", b"Connection: x", b"Connection: close, Keep-Alive", b"X:", b"X: a ", b"X: a\tb", b"X: \xe9",
         b"Keep-Alive: 5\r\nKeep-Alive: 5\r\nConnection: close", b"Connection: close\r\nKeep-Alive: 5\r\nKeep-Alive: 6",
     )),
     b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n" + b"".join(b"X-%d: y\r\n" % i for i in range(12)) + b"\r\n",
@@ -408,6 +409,7 @@ FRAMINGS = [
     [(b"Content-Length", b"0"), (b"Expect", b"100-continue")],
 ]  # fmt: skip
 OPTIONS = [[], [], [(b"Connection", b"close")], [(b"connection", b"Keep-Alive")], [(b"Connection", b"X")]]
+OPTIONS += [[(b"Connection", b"x")], [(b"Connection", b"")], [(b"Connection", b"close, keep-alive")]]
 OPTIONS += [[(b"Keep-Alive", b"a"), (b"Connection", b"close")], [(b"Connection", b"keep-alive"), (b"Keep-Alive", b"b")]]
 METHODS = [b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"PATCH", b"OPTIONS"]
 ODD_METHODS = [b"get", b"TRACE", b"CONNECT", b"GETS", b"PRI", b"G", b""]
@@ -466,7 +468,7 @@ class Maker:
 
     def pairs(self, *groups: list[tuple[bytes, bytes]]) -> bytes:
         choice, lucky = self.source.choice, self.lucky
-        pairs = [choice(PLAIN_PAIRS) for _ in range(self.source.randrange(5))]
+        pairs = [choice(PLAIN_PAIRS) for _ in range(self.source.randrange(5 if lucky() else 14))]
         if not lucky():
             pairs += [(choice(NAMES), choice(VALUES)) for _ in range(self.source.randrange(1, 4))]
         for group in groups:
