@@ -408,9 +408,9 @@ FRAMINGS = [
     [(b"Expect", b"100-continue"), (b"Transfer-Encoding", b"chunked")], [(b"Expect", b"100-continue")],
     [(b"Content-Length", b"0"), (b"Expect", b"100-continue")],
 ]  # fmt: skip
-OPTIONS = [[], [], [(b"Connection", b"close")], [(b"connection", b"Keep-Alive")], [(b"Connection", b"X")]]
-OPTIONS += [[(b"Connection", b"x")], [(b"Connection", b"")], [(b"Connection", b"close, keep-alive")]]
+OPTIONS = [[], [], [(b"Connection", b"close")], [(b"connection", b"Keep-Alive")]]
 OPTIONS += [[(b"Keep-Alive", b"a"), (b"Connection", b"close")], [(b"Connection", b"keep-alive"), (b"Keep-Alive", b"b")]]
+ODD_OPTIONS = [[(b"Connection", option)] for option in (b"x", b"X", b"", b"close, keep-alive", b"close,")]
 METHODS = [b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"PATCH", b"OPTIONS"]
 ODD_METHODS = [b"get", b"TRACE", b"CONNECT", b"GETS", b"PRI", b"G", b""]
 SEGMENTS = [
@@ -499,14 +499,16 @@ class Maker:
         choice, lucky = self.source.choice, self.lucky
         line = [choice(METHODS if lucky() else ODD_METHODS), self.target(), choice(VERSIONS)]
         blank = b" " if lucky() else choice([b"  ", b"\t", b" \r\n ", b" "])
-        fields = self.pairs(self.host(), choice(FRAMINGS), choice(OPTIONS))
+        fields = self.pairs(self.host(), choice(FRAMINGS), choice(OPTIONS if lucky() else ODD_OPTIONS))
         return self.spoilt(blank.join(line) + b"\r\n" + fields + b"\r\n")
 
     def response(self) -> bytes:
         choice, lucky = self.source.choice, self.lucky
         line = choice(VERSIONS) + b" " + choice(STATUSES[:7] if lucky() else STATUSES)
         line += choice(REASONS[:2] if lucky() else REASONS)
-        return self.spoilt(line + b"\r\n" + self.pairs(choice(FRAMINGS[:5]), choice(OPTIONS)) + b"\r\n")
+        return self.spoilt(
+            line + b"\r\n" + self.pairs(choice(FRAMINGS[:5]), choice(OPTIONS if lucky() else ODD_OPTIONS)) + b"\r\n"
+        )
 
     def spoilt(self, head: bytes) -> bytes:
         if self.lucky():
