@@ -96,10 +96,11 @@ class Place:
     def remember(self, key: Key, decision: Decision) -> None:
         """Keep it for the next request of this key."""
         decisions = self.decisions
-        if decisions is None or len(key[1]) + len(key[2]) > MAX_KEY_BYTES:
-            return
+        # Also where it would not be kept: who made it has looked at no header, and carries out no edit.
         if decision.verdict.edits or decision.verdict.logged:
             raise RuntimeError("a verdict that depends on headers cannot be remembered")
+        if decisions is None or len(key[1]) + len(key[2]) > MAX_KEY_BYTES:
+            return
         if len(decisions) >= MAX_DECISIONS:
             decisions.clear()
         decisions[key] = decision

@@ -250,11 +250,13 @@ class RecognisedLayer:
         """Take one request; False when the flow is another layer's, or over."""
         data, start, edge, flow = self._ahead, self._at, self._edge, self._flow
         match = self._match_request(data, start)
+        if match is None or self._closing or match.end() - start > flow.limits.head_bytes:
+            return self._strict()
         place = self._place
         if flow.outdated(place):
             place = self._place = flow.place()
         decisions = place.decisions
-        if match is None or decisions is None or self._closing or match.end() - start > flow.limits.head_bytes:
+        if decisions is None:
             return self._strict()
         method, target, host, length, _, chunked, connection, expect = match.groups()
         key = (method, target, host)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.proxy import helpers
 from tests.proxy.dialogue import Dialogue
 
 
@@ -10,4 +11,5 @@ def both_paths(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """The test runs once on the strict path alone and once with the recogniser."""
     recognise: bool = request.param
     monkeypatch.setattr(Dialogue, "recognise", recognise)
+    monkeypatch.setattr(helpers, "paths", [recognise])
     return recognise

@@ -841,3 +841,17 @@ def test_rules_that_somebody_else_asked_the_flow_about_meanwhile() -> None:
         << downstream {DENIED}
         << timer idle
     """)
+
+
+def test_half_a_head_meets_no_rules() -> None:
+    talk = http()
+    talk.play(f"""
+        >> rules /public
+        >> downstream GET /a HT
+        << timer head
+        >> expired head
+        << record DROPPED 408 limit_head_time by tulle:limit
+        << downstream {REQUEST_TIMEOUT}
+        << finish, linger
+    """)
+    assert [e.revision for e in talk.edge.events] == [1]
