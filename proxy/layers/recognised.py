@@ -278,11 +278,13 @@ class RecognisedLayer:
         if length is not None:
             end += int(length)
             if end > len(data):
+                if self._client_ended:
+                    return self._strict()  # the rest does not come
                 left, end = end - len(data), len(data)
         elif chunked is not None:
             chunks = ChunkFollower()
             end = chunks.follow(data, end)
-            if chunks.odd:
+            if chunks.odd or (self._client_ended and not chunks.done):
                 return self._strict()
             if chunks.done:
                 chunks = None

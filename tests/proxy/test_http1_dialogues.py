@@ -855,3 +855,29 @@ def test_half_a_head_meets_no_rules() -> None:
         << finish, linger
     """)
     assert [e.revision for e in talk.edge.events] == [1]
+
+
+@pytest.mark.parametrize(
+    ("field", "body"), [("Content-Length: 10", "hello"), ("Transfer-Encoding: chunked", "5|hello|0|")]
+)
+def test_a_client_that_ended_in_the_body_of_its_last_request(field: str, body: str) -> None:
+    talk = http()
+    talk.play(f"""
+        >> downstream GET /a HTTP/1.1|Host: a||POST /b HTTP/1.1|Host: a|{field}||{body}
+        << timer record
+        << open
+        >> open
+        << upstream GET /a HTTP/1.1|Host: a||
+        << resume
+        >> downstream-eof
+        >> upstream HTTP/1.1 200 OK|Content-Length: 0||
+        << downstream HTTP/1.1 200 OK|Content-Length: 0||
+        << record FORWARDED 200 GET /a allowed by r-get by r-get
+        << timer idle
+        << resume
+        << timer record
+        << upstream POST /b HTTP/1.1|Host: a|{field}||{"5|" * (field[0] == "T")}hello{"|" * (field[0] == "T")}
+        << record ERROR 400 POST /b client_aborted by r-post
+        << downstream {BAD_REQUEST}
+        << finish, linger
+    """)
