@@ -48,6 +48,7 @@ class LimitSettings(_Section):
     connect_s: Positive | None = None
     connections_per_endpoint: Annotated[int, Field(ge=1)] | None = None
     merge_slashes: bool | None = None
+    recognise: bool | None = None
 
 
 class Settings(_Section):

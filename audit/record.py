@@ -1,7 +1,8 @@
 """The facts of one decision and what is written of them.
 
 Callers pass plain values; nothing is recorded that is not a field here, and everything that a client wrote goes through
-`audit.redact`. `Connection` holds what all records of one connection share, built once.
+`audit.redact`. `Connection` holds what all records of one connection share, built once, and `Pair` what those of all
+connections between the same two ends do.
 
     connection = Connection(INGRESS, Side("10.244.0.2", 41234, 258, "default", "frontend", {"app": "frontend"}),
                             Side("10.244.1.2", 80, 257, "default", "web", {"app": "web"}))
@@ -10,8 +11,7 @@ Callers pass plain values; nothing is recorded that is not a field here, and eve
 """
 
 from collections.abc import Mapping, Sequence
-from ipaddress import ip_address
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 import msgspec
 
@@ -80,41 +80,27 @@ def _layer4(protocol: int, source: int, destination: int) -> schema.Layer4 | Non
     return schema.Layer4(UDP=schema.Ports(source, destination)) if protocol == UDP else None
 
 
-class Connection:
-    """What every record of one connection has in common. `source` is always the side that connected.
+class Pair:
+    """What the records of all connections between two ends have in common, whatever the ports.
 
     direction: INGRESS (0) when the enforcing endpoint is the destination, EGRESS (1) when it is the source.
     protocol: the IP protocol number; OTHER is any but TCP and UDP. Only these two have ports in the record.
+    ingress, protocol, source, destination: as they were given. truncated: what of the ends was cut. endpoint: the name
+    of the end at which decisions are taken.
     """
 
-    __slots__ = ("direction", "endpoint", "forth", "outcome_fields", "reply", "summary", "truncated")
+    __slots__ = ("_texts", "destination", "endpoint", "ingress", "protocol", "source", "truncated", "version")
 
     def __init__(self, direction: int, source: Side, destination: Side, protocol: int = TCP) -> None:
-        self.summary = {TCP: "TCP", UDP: "UDP"}.get(protocol, f"protocol {protocol}" if protocol != OTHER else "other")
-        self.truncated: tuple[str, ...] = ()
-        own = destination if direction == INGRESS else source
-        self.direction = "INGRESS" if direction == INGRESS else "EGRESS"
-        # (allowed, denied): where Hubble puts the policies of a record
-        self.outcome_fields = (
-            ("ingress_allowed_by", "ingress_denied_by")
-            if direction == INGRESS
-            else ("egress_allowed_by", "egress_denied_by")
-        )
+        """The ports of the sides are left out."""
+        self.ingress, self.protocol = direction == INGRESS, protocol
+        own = destination if self.ingress else source
         self.endpoint = f"{own.namespace}/{own.pod_name}" if own.pod_name else own.address
-        left, right = self._endpoint("source.labels", source), self._endpoint("destination.labels", destination)
-        version = "IPv6" if ip_address(source.address).version == 6 else "IPv4"
-        self.forth = (
-            schema.Addresses(source.address, destination.address, version),
-            _layer4(protocol, source.port, destination.port),
-            left,
-            right,
-        )
-        self.reply = (
-            schema.Addresses(destination.address, source.address, version),
-            _layer4(protocol, destination.port, source.port),
-            right,
-            left,
-        )
+        self.truncated: tuple[str, ...] = ()
+        self.source = source.address, self._endpoint("source.labels", source)
+        self.destination = destination.address, self._endpoint("destination.labels", destination)
+        self.version = "IPv6" if ":" in source.address else "IPv4"
+        self._texts: tuple[str, str, str] | None = None
 
     def _endpoint(self, field: str, side: Side) -> schema.Endpoint:
         labels: list[str] = []
@@ -133,6 +119,85 @@ class Connection:
             tuple(labels),
             redact.text(side.pod_name)[0],
         )
+
+    @property
+    def direction(self) -> str:
+        """As the record says it."""
+        return "INGRESS" if self.ingress else "EGRESS"
+
+    @property
+    def summary(self) -> str:
+        """What there is to say of a connection without a request."""
+        known = {TCP: "TCP", UDP: "UDP", OTHER: "other"}.get(self.protocol)
+        return known or f"protocol {self.protocol}"
+
+    @property
+    def texts(self) -> tuple[str, str, str]:
+        """Parts of a record: `,"IP":{...}`, `,"source":{...},"destination":{...}`, `,"endpoint":"..."`."""
+        if self._texts is None:
+            addresses = schema.Addresses(self.source[0], self.destination[0], self.version)
+            self._texts = (
+                schema.fields(schema.Flow(IP=addresses)),
+                schema.fields(schema.Flow(source=self.source[1], destination=self.destination[1])),
+                schema.fields(schema.Tulle(schema=schema.SCHEMA, endpoint=self.endpoint)),
+            )
+        return self._texts
+
+
+type Ends = tuple[schema.Addresses, schema.Layer4 | None, schema.Endpoint, schema.Endpoint]
+
+
+class Connection:
+    """What all records of one connection have in common. The source is always the side that connected.
+
+    ports: of the source and of the destination. text: `ends` as a record has them, once `written` has made it.
+    """
+
+    __slots__ = ("_ends", "pair", "ports", "text")
+
+    def __init__(self, direction: int, source: Side, destination: Side, protocol: int = TCP) -> None:
+        """A connection with a `Pair` of its own; the arguments are those of `Pair`."""
+        self._begin(Pair(direction, source, destination, protocol), source.port, destination.port)
+
+    @classmethod
+    def on(cls, pair: Pair, source_port: int, destination_port: int) -> Self:
+        """One of the connections of a pair of ends."""
+        made = cls.__new__(cls)
+        made._begin(pair, source_port, destination_port)
+        return made
+
+    def _begin(self, pair: Pair, source_port: int, destination_port: int) -> None:
+        self.pair = pair
+        self.ports = source_port, destination_port
+        self.text = ""
+        self._ends: Ends | None = None
+
+    def ends(self, *, is_reply: bool = False) -> Ends:
+        """Addresses, ports, source and destination of a record; the other way round in a reply."""
+        pair = self.pair
+        if is_reply:
+            return _ends(pair, pair.destination, pair.source, self.ports[1], self.ports[0])
+        if self._ends is None:
+            self._ends = _ends(pair, pair.source, pair.destination, *self.ports)
+        return self._ends
+
+    def written(self) -> str:
+        """Make `text`: `,"IP":{...},"l4":{...},"source":{...},"destination":{...}`."""
+        addresses, endpoints, _ = self.pair.texts
+        sent, received = self.ports
+        if self.pair.protocol == TCP:
+            ports = f',"l4":{{"TCP":{{"source_port":{sent},"destination_port":{received}}}}}'
+        else:
+            ports = schema.fields(schema.Flow(l4=_layer4(self.pair.protocol, sent, received)))
+        self.text = text = f"{addresses}{ports}{endpoints}"
+        return text
+
+
+def _ends(
+    pair: Pair, left: tuple[str, schema.Endpoint], right: tuple[str, schema.Endpoint], sent: int, received: int
+) -> Ends:
+    addresses = schema.Addresses(left[0], right[0], pair.version)
+    return addresses, _layer4(pair.protocol, sent, received), left[1], right[1]
 
 
 class FlowFacts(msgspec.Struct, frozen=True):

@@ -159,6 +159,23 @@ def encode(record: Record) -> bytes:
     return _encoder.encode(record) + b"\n"
 
 
+def text_of(value: str | tuple[str, ...]) -> str:
+    """JSON of a string or of strings."""
+    return _encoder.encode(value).decode()
+
+
+def fields(part: Flow | Layer7 | Tulle) -> str:
+    """What is set in a part of a record as it stands there behind other fields: `,"name":value` for each.
+
+    The version of a `Tulle` is not among them. A line that is put together from these, in the order of the schema, is
+    the line that `encode` makes of the whole record.
+    """
+    text = _encoder.encode(part).decode()[1:-1]
+    if isinstance(part, Tulle):
+        return text.removeprefix(f'"schema":{part.schema}')
+    return f",{text}" if text else ""
+
+
 def decode(line: bytes) -> Record:
     """Read one line; unknown keys are left out, as a reader of a newer schema must.
 

@@ -8,14 +8,14 @@ stream, and a gap means that lines were taken away afterwards (rotation is the u
 
 import asyncio
 import errno
-import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from audit import redact, schema
-from audit.record import MAX_POLICIES, FlowFacts, PolicyName
+from audit import schema
+from audit.build import Builder
+from audit.record import FlowFacts
 from audit.sinks import Sink
 
 FLUSH_S: Final = 0.2
@@ -24,15 +24,8 @@ BATCH_BYTES: Final = 128 * 1024
 """A batch of this size is written at once, in well under a millisecond."""
 BUFFER_BYTES: Final = 4 * 1024 * 1024
 """What may wait for one sink: some 4,000 records, a second of a busy worker."""
-MAX_CACHED_POLICIES: Final = 256
 
 _SLOW: Final = "slow"
-_DROP: Final = schema.EventType(schema.EVENT_DROP, schema.POLICY_DENIED)
-_DENY: Final = schema.EventType(schema.EVENT_DROP, schema.POLICY_DENY)
-_PASS: Final = schema.EventType(schema.EVENT_POLICY_VERDICT)
-_PASSED: Final = frozenset({"FORWARDED", "AUDIT"})
-_L7: Final = schema.EventType(schema.EVENT_L7)
-_ALLOWED: Final = frozenset({"FORWARDED", "ERROR"})  # an AUDIT record would have been denied: Hubble lists it there
 
 Clock = Callable[[], int]
 
@@ -102,52 +95,86 @@ class Writer:
         self._outlets = [_Outlet(sink) for sink in (sinks if isinstance(sinks, Sequence) else (sinks,))]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._second = -1
-        self._second_text = ""
-        # UUID version 8 (RFC 9562 5.8): 74 random bits for the writer, the last 48 count. A random UUID for each record
-        # would cost a system call.
-        random = secrets.token_hex(9)
-        self._uuid = f"{random[:8]}-{random[8:12]}-8{random[12:15]}-{secrets.choice('89ab')}{random[15:18]}-"
-        self._policies: dict[tuple[int, tuple[tuple[str, str, str], ...]], tuple[schema.Policy, ...]] = {}
+        self.builder = Builder(name, boot, self.node)
+        self._before: Callable[[], None] | None = None
+
+    def write_before(self, before: Callable[[], None]) -> None:
+        """Call `before` ahead of everything that is written or flushed: it hands over, by `write_lines`, what is
+        older and waits elsewhere."""
+        self._before = before
 
     def write(self, facts: FlowFacts) -> None:
         """Record one decision. Never waits and never raises for a sink's sake; writes at most one batch."""
+        if self._before is not None:
+            self._before()
         self.seq = seq = self.seq + 1
         time_ns = facts.time_ns
-        when = self._text_of(self._clock() if time_ns is None else time_ns)
-        line = schema.encode(self._record(facts, seq, when))
+        when = self.builder.time_text(self._clock() if time_ns is None else time_ns)
+        record = self.builder.record(facts, seq, when)
+        line = schema.encode(record)
         self.counters.records += 1
+        if record.tulle is not None and record.tulle.truncated:
+            self.counters.truncated += 1
         for outlet in self._outlets:
-            if len(line) > schema.MAX_LINE:
-                self._lose(outlet, seq, when, "line too long")
-                continue
-            if outlet.full or outlet.loss is not None:
-                self._make_room(outlet)
-                if outlet.full:
-                    self._lose(outlet, seq, when, outlet.cause or _SLOW)
-                    continue
-            outlet.pending.append(line)
-            outlet.pending_bytes += len(line)
-            if outlet.pending_bytes >= self._buffer_bytes:
-                outlet.full = True
-            if outlet.pending_bytes >= BATCH_BYTES and not outlet.cause:
-                self._flush_outlet(outlet)
+            self._put(outlet, line, seq, when)
         if self._timer is None:
-            self._schedule()
+            self.wake()
+
+    def number(self, count: int) -> int:
+        """Take the next `count` sequence numbers for `write_lines`; returns the first."""
+        first = self.seq + 1
+        self.seq += count
+        return first
+
+    def write_lines(self, lines: Sequence[bytes], first: int, times_ns: Iterable[int], truncated: int = 0) -> None:
+        """Take a batch of records that are encoded already, as `write` takes one.
+
+        first: the number of the first, by `number`; the others follow. times_ns: when each decision was, wall clock.
+        truncated: how many of them say that something was cut. An empty line is a record that could not be made: its
+        number is lost.
+        """
+        self.counters.records += len(lines)
+        self.counters.truncated += truncated
+        size = sum(map(len, lines))
+        plain = (
+            size <= BATCH_BYTES and all(lines) and (size <= schema.MAX_LINE or max(map(len, lines)) <= schema.MAX_LINE)
+        )
+        times: list[int] | None = None
+        for outlet in self._outlets:
+            if plain and not outlet.full and outlet.loss is None and outlet.pending_bytes + size < self._buffer_bytes:
+                if outlet.pending_bytes + size > BATCH_BYTES and not outlet.cause:
+                    self._flush_outlet(outlet)
+                outlet.pending += lines
+                outlet.pending_bytes += size
+                continue
+            times = list(times_ns) if times is None else times
+            for seq, (line, time_ns) in enumerate(zip(lines, times, strict=True), first):
+                self._put(outlet, line, seq, self.builder.time_text(time_ns))
+        if self._timer is None:
+            self.wake()
+
+    def wake(self) -> None:
+        """See that the loop flushes within 0.25 s."""
+        if self._timer is None and self._loop is not None:
+            self._timer = self._loop.call_later(FLUSH_S, self._on_timer)
 
     def write_loss(self, count: int, cause: str) -> None:
         """Record that `count` events were lost before they reached this writer (the kernel's full ring buffer)."""
-        when = self._text_of(self._clock())
+        if self._before is not None:
+            self._before()
+        when = self.builder.time_text(self._clock())
         for outlet in self._outlets:
             if outlet.lost_before is None:
                 outlet.lost_before = _Loss(count, 0, 0, when, when, cause)
             else:
                 outlet.lost_before.count += count
                 outlet.lost_before.last_time = when
-        self._schedule()
+        self.wake()
 
     def flush(self) -> bool:
         """Give the sinks what waits for them; True when nothing waits any more."""
+        if self._before is not None:
+            self._before()
         for outlet in self._outlets:
             self._flush_outlet(outlet)
         return self.idle
@@ -160,8 +187,10 @@ class Writer:
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let `loop` flush: at most 0.25 s after a record, and again while a sink cannot take everything."""
         self._loop = loop
+        if self._before is not None:
+            self._before()
         if not self.idle:
-            self._schedule()
+            self.wake()
 
     def close(self) -> int:
         """Flush a last time and close the sinks; returns how many records stayed behind in some sink's buffer."""
@@ -177,93 +206,24 @@ class Writer:
         self.counters.lost += left
         return left
 
-    # building
-
-    def _text_of(self, time_ns: int) -> str:
-        second, nanosecond = divmod(time_ns, 1_000_000_000)
-        if second != self._second:
-            self._second, self._second_text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._second_text}.{nanosecond:09d}Z"
-
-    def _record(self, facts: FlowFacts, seq: int, when: str) -> schema.Record:
-        connection = facts.connection
-        addresses, l4, source, destination = connection.reply if facts.is_reply else connection.forth
-        truncated = connection.truncated
-        rule, cut = redact.text(facts.rule)
-        truncated += ("rule",) if cut else ()
-        reason, cut = redact.reason(facts.reason)
-        truncated += ("reason",) if cut else ()
-        flow = schema.Flow(
-            time=when,
-            uuid=f"{self._uuid}{seq:012x}",
-            verdict=facts.verdict,
-            IP=addresses,
-            l4=l4,
-            source=source,
-            destination=destination,
-            node_name=self.node,
-            traffic_direction=connection.direction,
-            is_reply=facts.is_reply,
-        )
-        if facts.verdict == "DROPPED":
-            flow.drop_reason_desc = facts.drop_reason_desc
-        request = facts.request
-        if request is None:
-            flow.Type, flow.event_type, flow.Summary = "L3_L4", _DROP, connection.summary
-            if facts.verdict in _PASSED:
-                flow.event_type = _PASS
-            elif facts.drop_reason_desc == "POLICY_DENY":
-                flow.event_type = _DENY
-        else:
-            url, cut = redact.url(request.scheme, request.host, request.target)
-            truncated += ("url",) if cut else ()
-            method, cut = redact.method(request.method)
-            truncated += ("method",) if cut else ()
-            protocol = redact.text(request.protocol, 16)[0]
-            latency_ns = facts.latency_ns
-            flow.Type, flow.event_type = "L7", _L7
-            flow.l7 = schema.Layer7(
-                "RESPONSE" if facts.is_reply else "REQUEST",
-                "" if latency_ns is None else str(latency_ns),
-                schema.Http(request.code, method, url, protocol),
-            )
-            if facts.is_reply:
-                flow.Summary = f"{protocol} {request.code} {(latency_ns or 0) // 1_000_000}ms ({method} {url})"
-            else:
-                flow.Summary = f"{protocol} {method} {url}"
-        if facts.policies:
-            allowed = facts.verdict in _ALLOWED
-            setattr(flow, connection.outcome_fields[not allowed], self._policy_refs(facts.policies, facts.revision))
-            truncated += ("policies",) if len(facts.policies) > MAX_POLICIES else ()
-        if truncated:
-            self.counters.truncated += 1
-        tulle = schema.Tulle(
-            schema=schema.SCHEMA,
-            writer=self.name,
-            boot=self.boot,
-            seq=seq,
-            revision=facts.revision,
-            rule=rule,
-            reason=reason,
-            endpoint=connection.endpoint,
-            suppressed=facts.suppressed,
-            truncated=truncated,
-        )
-        return schema.Record(flow=flow, node_name=self.node, time=when, tulle=tulle)
-
-    def _policy_refs(self, policies: Iterable[PolicyName], revision: int) -> tuple[schema.Policy, ...]:
-        key = (revision, tuple([(policy.kind, policy.namespace, policy.name) for policy in policies][:MAX_POLICIES]))
-        refs = self._policies.get(key)
-        if refs is None:
-            if len(self._policies) >= MAX_CACHED_POLICIES:
-                self._policies.clear()
-            refs = self._policies[key] = tuple(
-                schema.Policy(redact.text(name)[0], redact.text(namespace)[0], (), str(revision), redact.text(kind)[0])
-                for kind, namespace, name in key[1]
-            )
-        return refs
-
     # buffers
+
+    def _put(self, outlet: _Outlet, line: bytes, seq: int, when: str) -> None:
+        """One line for one sink, or a loss in its place."""
+        if not line or len(line) > schema.MAX_LINE:
+            self._lose(outlet, seq, when, "line too long" if line else "internal error")
+            return
+        if outlet.full or outlet.loss is not None:
+            self._make_room(outlet)
+            if outlet.full:
+                self._lose(outlet, seq, when, outlet.cause or _SLOW)
+                return
+        outlet.pending.append(line)
+        outlet.pending_bytes += len(line)
+        if outlet.pending_bytes >= self._buffer_bytes:
+            outlet.full = True
+        if outlet.pending_bytes >= BATCH_BYTES and not outlet.cause:
+            self._flush_outlet(outlet)
 
     def _lose(self, outlet: _Outlet, seq: int, when: str, cause: str) -> None:
         self.counters.lost += 1
@@ -345,11 +305,7 @@ class Writer:
             self._loop.remove_writer(outlet.waits_for_fd)
         outlet.waits_for_fd = None
 
-    def _schedule(self) -> None:
-        if self._timer is None and self._loop is not None:
-            self._timer = self._loop.call_later(FLUSH_S, self._on_timer)
-
     def _on_timer(self) -> None:
         self._timer = None
         if not self.flush():
-            self._schedule()
+            self.wake()

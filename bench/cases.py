@@ -2,11 +2,11 @@
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.errors import BenchError
 
-IDLE_CONNECTIONS = 1000
+UPLOAD_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +24,23 @@ class Case:
     """The client is on the other node, so every packet crosses the overlay."""
     idle: int = 0
     """So many idle keep-alive connections, each of which made one request, are held meanwhile."""
+    upload_bytes: int = 0
+    """Each request is a POST with a body of so many bytes; bytes/s are then those of request bodies."""
+    varied: bool = False
+    """Each request has a head like a browser's, about 600 bytes, with a cookie and a header that never come again."""
+    items: bool = False
+    """Each request has a path that never came before, below /items/."""
+    workers: int = 1
+    """Workers of tulle, threads of the other proxies."""
 
     @property
     def needs_policy(self) -> bool:
         """Whether only a peer that enforces policy can answer so."""
         return self.status == 403  # RFC 9110 15.5.4
+
+    def with_workers(self, workers: int) -> "Case":
+        """The same load with at least so many workers, under the same name."""
+        return replace(self, workers=max(workers, self.workers))
 
     @property
     def headers(self) -> tuple[str, ...]:
@@ -38,13 +50,20 @@ class Case:
 _CASES = (
     Case("keepalive_1k_c32", "1 KiB, 32 keep-alive connections", 32),
     Case("keepalive_1k_c1", "1 KiB, 1 keep-alive connection", 1),
+    Case("keepalive_varied_c32", "1 KiB, 32 keep-alive connections, no two heads alike", 32, varied=True),
     Case("short_1k_c32", "1 KiB, a connection per request, 32 at a time", 32, close=True),
+    Case("body_64k_c32", "64 KiB bodies, 32 connections", 32, path="/bench/64k"),
     Case("body_1m_c8", "1 MiB bodies, 8 connections", 8, path="/bench/1m"),
+    Case("upload_64k_c32", "POST of 64 KiB, 32 connections", 32, path="/api/v1/orders", upload_bytes=UPLOAD_BYTES),
     Case("denied_c32", "denied requests, 32 connections", 32, path="/admin", status=403),
-    Case("idle_1000", "keepalive_1k_c32 while 1,000 more connections are idle", 32, idle=IDLE_CONNECTIONS),
+    Case("idle_1000", "keepalive_1k_c32 while 1,000 more connections are idle", 32, idle=1000),
+    Case("idle_10000", "keepalive_1k_c32 while 10,000 more connections are idle", 32, idle=10_000),
     Case("overlay_1k_c32", "keepalive_1k_c32 from the other node, over VXLAN", 32, far=True),
-)
+    Case("two_workers_1k_c32", "keepalive_1k_c32 with two workers or threads", 32, workers=2),
+)  # fmt: skip
 CASES = {case.name: case for case in _CASES}
+HTTP = tuple(name for name in CASES if name != "idle_10000")
+BULK = ("body_64k_c32", "body_1m_c8", "upload_64k_c32")
 
 
 def chosen[T](names: str, known: dict[str, T], what: str) -> list[T]:

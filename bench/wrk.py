@@ -3,7 +3,7 @@
 import json
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.benchlab import CLIENT, FAR, HERE, BenchLab
 from bench.cases import Case
@@ -18,7 +18,7 @@ _GATE = 'echo ready; read -r go; exec wrk "$@"'
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One run. bytes are those of whole answers, heads included."""
+    """One run. bytes are those of whole answers, heads included; of an upload, those of the request bodies."""
 
     requests: int
     seconds: float
@@ -38,7 +38,9 @@ def run(lab: BenchLab, case: Case, seconds: int, *, before: Callable[[], None] =
     arguments = ["-t1", f"-c{case.connections}", f"-d{seconds}s", "--timeout", _TIMEOUT, "-s", str(HERE / "report.lua")]
     for header in case.headers:
         arguments += ["-H", header]
-    command = lab.inside(FAR if case.far else CLIENT, "sh", "-c", _GATE, "wrk", *arguments, lab.url(case.path))
+    script = _script_arguments(case)
+    load = [*arguments, lab.url(case.path), *(["--", *script] if script else [])]
+    command = lab.inside(FAR if case.far else CLIENT, "sh", "-c", _GATE, "wrk", *load)
     with subprocess.Popen(  # noqa: S603 - a command of our own; the shell inside gets its arguments apart
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
@@ -52,7 +54,19 @@ def run(lab: BenchLab, case: Case, seconds: int, *, before: Callable[[], None] =
         except BaseException:
             process.kill()
             raise
-    return parse(output, case.status)
+    load_done = parse(output, case.status)
+    if case.upload_bytes:
+        return replace(load_done, bytes=load_done.requests * case.upload_bytes)
+    return load_done
+
+
+def _script_arguments(case: Case) -> list[str]:
+    """What report.lua is told."""
+    if case.upload_bytes:
+        return ["upload", str(case.upload_bytes)]
+    if case.items:
+        return ["paths", "/items/"]
+    return ["varied"] if case.varied else []
 
 
 def parse(output: str, status: int) -> Load:
@@ -74,6 +88,9 @@ def parse(output: str, status: int) -> Load:
                 p50_us=said["p50_us"],
                 p99_us=said["p99_us"],
                 p999_us=said["p999_us"],
-                errors=said["socket_errors"] + (said["requests"] - refused if status >= 400 else refused),
+                # a load without a single answer has measured nothing
+                errors=said["socket_errors"]
+                + (said["requests"] - refused if status >= 400 else refused)
+                + (said["requests"] == 0),
             )
     raise BenchError(f"wrk gave no numbers: {output.strip()[-500:]}")

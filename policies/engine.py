@@ -146,6 +146,12 @@ class Engine:
         rules meet: then every request is denied."""
         return self._site(endpoint_id, direction, port, identity, TCP).protocol
 
+    def reads_headers(self, endpoint_id: int, direction: Direction | int, identity: int, port: int) -> bool:
+        """Whether a rule that could judge these requests reads headers. Where none does, requests with the same method,
+        path and host have the same verdict."""
+        site = self._site(endpoint_id, direction, port, identity, TCP)
+        return site.enforced.reads_headers or (site.audited is not None and site.audited.reads_headers)
+
     def audit_policies(
         self, endpoint_id: int, direction: Direction | int, identity: int, port: int
     ) -> tuple[PolicyRef, ...]:
@@ -273,7 +279,9 @@ class _Place:
 class _Tables:
     """The rules of some lines."""
 
-    __slots__ = ("_lines", "_plain", "_seen", "http_allows", "http_denies", "kafka_allows", "kafka_denies")
+    __slots__ = (
+        "_lines", "_plain", "_seen", "http_allows", "http_denies", "kafka_allows", "kafka_denies", "reads_headers"
+    )  # fmt: skip
 
     def __init__(self, lines: list[Line]) -> None:
         self._lines = lines
@@ -285,6 +293,7 @@ class _Tables:
         self.kafka_allows = KafkaRules([each for each in kafka if not each[1].deny], deny=False)
         # where no rule asks for more than method and path, what was found for them before is found again
         self._plain = not any(rule.host is not None or rule.headers or rule.query for _, rule in http)
+        self.reads_headers = any(rule.headers for _, rule in http)
         self._seen: dict[tuple[str, str], Entry | None] = {}
 
     def http(self, request: HttpRequest) -> Entry | None:
@@ -329,6 +338,10 @@ class _Judge:
         self._last = last
         self._place = place
         self._verdicts: dict[int, Verdict] = {}  # by the place of the rule that allows
+
+    @property
+    def reads_headers(self) -> bool:
+        return self._tables is not None and self._tables.reads_headers
 
     def http(self, request: HttpRequest) -> Verdict:
         tables, place, last = self._tables, self._place, self._last

@@ -24,6 +24,12 @@ class Edge(Protocol):
     def send_upstream(self, data: bytes | memoryview) -> None:
         """Send on the leg."""
 
+    def pass_downstream(self, data: bytes) -> None:
+        """Send to the client, now if nothing is waiting before it: for bytes that no others of this event follow."""
+
+    def pass_upstream(self, data: bytes) -> None:
+        """Send on the leg, likewise."""
+
     def open_upstream(self, permit: Permit) -> None:
         """Open a leg to the original destination. The permit is the proof that policy allowed it."""
 

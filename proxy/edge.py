@@ -2,13 +2,14 @@
 
 Every callback of the loop ends in `_settle`: what the layer gave is sent, one `send` a side, and what the loop watches
 is set right. Back-pressure is here and nowhere else: a side is read only while the bytes it makes have somewhere to
-go, so a flow holds at most `high_water` and one read in each direction.
+go, so a flow holds at most `high_water` and one read in each direction. A layer that knows that its bytes are all there
+is (`pass_upstream`, `pass_downstream`) has them sent at once; where that leaves nothing behind, there is nothing to
+settle, and most events of most connections end so.
 
 Every callback is guarded: an exception of ours ends the flow with a record and a reset. A confused enforcer passes
 nothing.
 """
 
-import asyncio
 import logging
 import socket
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from proxy.flow_event import ERROR, RULE_GUARD
 from proxy.limits import Limits
 from proxy.side import Side
 from proxy.timers import Timed, Timers
+from proxy.watch import Watch
 
 log = logging.getLogger("tulle.proxy")
 
@@ -30,7 +32,7 @@ log = logging.getLogger("tulle.proxy")
 class Home(Protocol):
     """What all edges of a worker share."""
 
-    loop: asyncio.AbstractEventLoop
+    watch: Watch
     timers: Timers
     limits: Limits
     counters: dict[str, int]
@@ -60,6 +62,7 @@ class FlowEdge(Timed):
         "_read_down",
         "_read_up",
         "_timer",
+        "_unsettled",
         "_up",
         "flow",
         "lingers",
@@ -72,12 +75,13 @@ class FlowEdge(Timed):
         self._client = client
         self._original = original
         self._layer: Layer | None = None
-        self._down = Side(home.loop, sock, self._down_readable, self._down_writable)
+        self._down = Side(home.watch, sock, self._down_readable, self._down_writable, shared=False)
         self._up: Side | None = None
         self._dial: Dial | None = None
         self._opening = False
         self._timer = Timer.IDLE
         self._paused = False
+        self._unsettled = True
         self._full_seen = False
         self._finishing = False
         self._linger = False
@@ -132,13 +136,27 @@ class FlowEdge(Timed):
 
     def send_downstream(self, data: bytes | memoryview) -> None:
         """See `proxy.commands.Edge`."""
+        self._unsettled = True
         self._down.give(data)
 
     def send_upstream(self, data: bytes | memoryview) -> None:
         """See `proxy.commands.Edge`."""
         if self._up is None:
             raise RuntimeError("bytes for a leg that is not there")
+        self._unsettled = True
         self._up.give(data)
+
+    def pass_downstream(self, data: bytes) -> None:
+        """See `proxy.commands.Edge`."""
+        if not self._down.pass_on(data):
+            self._unsettled = True
+
+    def pass_upstream(self, data: bytes) -> None:
+        """See `proxy.commands.Edge`."""
+        if self._up is None:
+            raise RuntimeError("bytes for a leg that is not there")
+        if not self._up.pass_on(data):
+            self._unsettled = True
 
     def open_upstream(self, permit: Permit) -> None:
         """See `proxy.commands.Edge`."""
@@ -148,11 +166,14 @@ class FlowEdge(Timed):
         if self._up is not None or self._dial is not None:
             raise RuntimeError("a second leg")
         family = socket.AF_INET6 if ":" in self._original[0] else socket.AF_INET
-        self._dial = Dial(self._home.dialler, flow.endpoint, flow.direction, family, self._client, self._original, self)
-        self._dial.start()
+        self._unsettled = True
+        dial = self._home.dialler.dial(flow.endpoint, flow.direction, family, self._client, self._original, self)
+        if dial is not None:
+            self._dial = dial
 
     def close_upstream(self) -> None:
         """See `proxy.commands.Edge`."""
+        self._unsettled = True
         if self._dial is not None:
             self._dial.stop()
             self._dial = None
@@ -162,28 +183,34 @@ class FlowEdge(Timed):
 
     def pause_downstream(self) -> None:
         """See `proxy.commands.Edge`."""
+        self._unsettled = True
         self._paused = True
 
     def resume_downstream(self) -> None:
         """See `proxy.commands.Edge`."""
+        self._unsettled = True
         self._paused = False
 
     def end_downstream(self) -> None:
         """See `proxy.commands.Edge`."""
+        self._unsettled = True
         self._down.end()
 
     def end_upstream(self) -> None:
         """See `proxy.commands.Edge`."""
+        self._unsettled = True
         if self._up is not None:
             self._up.end()
 
     def hand_over(self, layer: Layer) -> None:
         """See `proxy.commands.Edge`."""
+        self._unsettled = True
         self._layer = layer
 
     def finish(self, *, linger: bool) -> None:
         """See `proxy.commands.Edge`."""
         self.close_upstream()
+        self._unsettled = True
         self._finishing = True
         self._linger = linger
         self._home.timers.set(self, self._home.limits.idle_s)
@@ -199,53 +226,59 @@ class FlowEdge(Timed):
 
     # ---- what the loop calls
 
-    def _down_readable(self) -> None:
+    def _down_readable(self, _events: int = 0) -> None:
         try:
-            down = self._down
+            size = self._read_down
             try:
-                data = down.read(self._read_down)
-            except OSError:
-                down.want_read(False)
-                self._lost()
-                return
-            if data is None:
+                data = self._down.recv(size)
+            except BlockingIOError:
                 self._settle()
+                return
+            except OSError:
+                self._down.want_read(False)
+                self._lost()
                 return
             if self._finishing:
                 self._throw_away(data)
                 return
-            layer = self._the_layer()
+            layer = self._layer
+            if layer is None:
+                raise RuntimeError("a flow without a layer")
             if data:
-                self._read_down = self._next_size(self._read_down, len(data))
+                self._read_down = self._next_size(size, len(data))
                 layer.downstream_data(data)
             else:
-                down.ended = True
+                self._down.ended = True
+                self._unsettled = True
                 layer.downstream_eof()
-            self._settle()
+            if self._unsettled:
+                self._settle()
         except Exception:  # noqa: BLE001  whatever it is, the flow ends, with a record
             self.crashed()
 
-    def _up_readable(self) -> None:
+    def _up_readable(self, _events: int = 0) -> None:
         try:
             up, layer = self._up, self._layer
             if up is None or layer is None:
                 raise RuntimeError("bytes from a leg that is not there")
             try:
-                data = up.read(self._read_up)
+                data = up.recv(self._read_up)
+            except BlockingIOError:
+                return
             except OSError:
                 up.want_read(False)
                 layer.upstream_lost()
                 self._settle()
-                return
-            if data is None:
                 return
             if data:
                 self._read_up = self._next_size(self._read_up, len(data))
                 layer.upstream_data(data)
             else:
                 up.ended = True
+                self._unsettled = True
                 layer.upstream_eof()
-            self._settle()
+            if self._unsettled:
+                self._settle()
         except Exception:  # noqa: BLE001  as above
             self.crashed()
 
@@ -285,7 +318,8 @@ class FlowEdge(Timed):
         """The dial succeeded."""
         self._dial = None
         self._read_up = self._home.limits.read_bytes
-        self._up = Side(self._home.loop, sock, self._up_readable, self._up_writable)
+        self._unsettled = True
+        self._up = Side(self._home.watch, sock, self._up_readable, self._up_writable, shared=True)
         self._leg_told(self._the_layer().upstream_open)
 
     def leg_failed(self, failure: LegFailure) -> None:
@@ -322,6 +356,7 @@ class FlowEdge(Timed):
 
     def _settle(self) -> None:
         """Send what was given, then set right what is watched, or go on closing."""
+        self._unsettled = False
         down = self._down
         if down.fd < 0:
             return
@@ -411,6 +446,8 @@ class FlowEdge(Timed):
 
     def _next_size(self, size: int, got: int) -> int:
         """Read big when there is much, small again when there is not."""
+        if got < size == self._home.limits.read_bytes:
+            return size
         limits = self._home.limits
         if got == size:
             return limits.bulk_read_bytes

@@ -4,14 +4,19 @@ recorded."""
 import time
 from collections.abc import Callable
 
-from policies.engine import Engine, Verdict
+from policies.engine import Engine, HttpRequest, Verdict
 from policies.ruleset import ConnectionVerdict, Direction, PolicyRef
-from proxy.flow_event import ConnectionFacts, FlowEvent
+from proxy.decided import Decision, Place
+from proxy.flow_event import ConnectionFacts, FlowEvent, Shape
 from proxy.limits import Limits
 from proxy.policy_box import PolicyBox
 
 type Address = tuple[str, int]
 """Plain address text (IPv4 without `::ffff:`, no scope) and port."""
+
+
+type Note = Callable[[ConnectionFacts, Shape, int, int | None], None]
+"""Records a request that shares its shape with others: connection, shape, wall clock in ns, latency in ns or None."""
 
 
 class Flow:
@@ -27,6 +32,7 @@ class Flow:
         "endpoint",
         "facts",
         "limits",
+        "note",
         "port",
     )
 
@@ -40,8 +46,10 @@ class Flow:
         direction: int,
         client: Address,
         original: Address,
+        note: Note | None = None,
     ) -> None:
         self._box = box
+        self.note = note or self._note
         self._emit = emit
         self._generation = box.generation
         self._revision = box.revision
@@ -74,6 +82,16 @@ class Flow:
             )
         return box.engine
 
+    def outdated(self, place: Place) -> bool:
+        """Whether rules were swapped since the place was asked for. Whoever keeps one has to ask for each request:
+        that the flow itself has met the new rules (`engine`) says nothing of what others keep."""
+        return self._box.generation != place.generation
+
+    def place(self) -> Place:
+        """What the rules in force say of the connection, with the verdicts remembered for it."""
+        self.engine()
+        return self._box.place(self.endpoint, self.direction, self.facts.identity, self.port)
+
     def judge(self) -> ConnectionVerdict:
         """What the rules in force say of the connection itself."""
         return self.engine().connection(self.endpoint, self.direction, self.facts.identity, self.port)
@@ -96,6 +114,9 @@ class Flow:
         """Whether a policy wants the connection closed that a change no longer allows."""
         endpoint = self._box.engine.ruleset.endpoints.get(self.endpoint)
         return endpoint is not None and endpoint.direction(self.direction).close_denied
+
+    def _note(self, facts: ConnectionFacts, shape: Shape, time_ns: int, latency_ns: int | None) -> None:
+        self._emit(shape.event(time_ns, facts, latency_ns))
 
     def record(
         self,
@@ -133,6 +154,16 @@ class Flow:
             )
         )
         request.recorded = True
+
+    def decide(self, method: bytes, target: bytes, host: bytes) -> Decision:
+        """The decision on a request of a place where none depends on headers; the target is canonical as it stands."""
+        box, facts = self._box, self.facts
+        path, name = target.decode("ascii"), host.decode("latin-1")
+        word = method.decode("ascii")
+        verdict = box.engine.decide(
+            self.endpoint, self.direction, facts.identity, self.port, HttpRequest(word, path, name)
+        )
+        return Decision(verdict, self._revision, word, hide_query(path), name)
 
     def request(self, method: str, target: str, host: str, protocol: str) -> "RequestFacts":
         """Facts of a request that begins now."""

@@ -4,13 +4,16 @@ from ipaddress import ip_address, ip_network
 
 from policies.ruleset import Direction, Reserved, RuleSet
 
+MAX_FOUND = 4096
+"""Answers remembered; when so many are, all are forgotten."""
+
 _THIS_NODE = frozenset((Reserved.HOST, Reserved.HOST_KUBE_APISERVER))
 
 
 class Peers:
     """One rule set's addresses and prefixes, ready to be asked."""
 
-    __slots__ = ("_addresses", "_prefixes", "_source")
+    __slots__ = ("_addresses", "_found", "_prefixes", "_source")
 
     def __init__(self, rules: RuleSet, previous: "Peers | None" = None) -> None:
         """previous: that of the rule set before; what is the same object in both is not worked out again.
@@ -19,6 +22,7 @@ class Peers:
             ValueError: a prefix is none.
         """
         self._addresses = rules.addresses
+        self._found: dict[str, tuple[int, str]] = {}
         self._source = rules.prefixes
         # per family, longest prefix first: how far to shift an address, and what it is then looked up in
         self._prefixes: dict[int, list[tuple[int, dict[int, int]]]]
@@ -37,6 +41,14 @@ class Peers:
 
         A link-local IPv6 peer is nobody, whatever the tables say: its address means something else on every link.
         """
+        found = self._found.get(address)
+        if found is None:
+            if len(self._found) >= MAX_FOUND:
+                self._found.clear()
+            found = self._found[address] = self._find(address)
+        return found
+
+    def _find(self, address: str) -> tuple[int, str]:
         ip = ip_address(address)
         if ip.version == 6 and ip.is_link_local:
             return Reserved.NONE, ""

@@ -1,13 +1,14 @@
 """The rules in force in this worker: one engine at a time, swapped whole.
 
-INVARIANT: `engine` and `peers` change together, in `swap`, on the event loop's thread. A request takes the engine
-once and is judged, permitted and recorded by it alone.
+INVARIANT: `engine`, `peers` and the places change together, in `swap`, on the event loop's thread. A request takes the
+engine once and is judged, permitted and recorded by it alone.
 """
 
 from collections.abc import Callable
 
 from policies.engine import Engine
 from policies.ruleset import RuleSet
+from proxy.decided import MAX_PLACES, Place
 from proxy.peers import Peers
 
 
@@ -15,7 +16,7 @@ class PolicyBox:
     """Current engine with atomic swap and subscribers. Without one it knows no endpoint, as a worker before its first
     rules."""
 
-    __slots__ = ("_subscribers", "engine", "generation", "peers", "revision")
+    __slots__ = ("_places", "_subscribers", "engine", "generation", "peers", "revision")
 
     def __init__(self, engine: Engine | None = None) -> None:
         engine = engine or Engine(RuleSet())
@@ -24,6 +25,7 @@ class PolicyBox:
         self.revision = engine.revision
         self.generation = 0  # of swaps: pods and identities can change without a new revision of the policies
         self.peers = Peers(engine.ruleset)
+        self._places: dict[tuple[int, int, int, int], Place] = {}
 
     def swap(self, engine: Engine) -> None:
         """Put new rules in force. When it returns, every later request is judged by them and opaque flows that they no
@@ -33,8 +35,29 @@ class PolicyBox:
         self.revision = engine.revision
         self.generation += 1
         self.peers = peers
+        self._places = {}
         for subscriber in self._subscribers:
             subscriber()
+
+    def place(self, endpoint_id: int, direction: int, identity: int, port: int) -> Place:
+        """What the rules in force say of one peer at one port, with the verdicts remembered for it. Good until the next
+        swap."""
+        key = (endpoint_id, direction, identity, port)
+        place = self._places.get(key)
+        if place is None:
+            engine = self.engine
+            endpoint = engine.ruleset.endpoints.get(endpoint_id)
+            place = Place(
+                engine.connection(*key),
+                engine.protocol_of(*key),
+                self.generation,
+                closes_denied=endpoint is not None and endpoint.direction(direction).close_denied,
+                reads_headers=engine.reads_headers(*key),
+            )
+            if len(self._places) >= MAX_PLACES:
+                self._places.clear()
+            self._places[key] = place
+        return place
 
     def subscribe(self, subscriber: Callable[[], None]) -> None:
         """Call `subscriber` after every swap."""

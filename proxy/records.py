@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from audit.record import INGRESS, Connection, FlowFacts, Request, Side
+from audit.notes import Common, Notes
+from audit.record import INGRESS, Connection, FlowFacts, Pair, Request, Side
 from audit.sinks import Sink
 from audit.sinks.file import FileSink
 from audit.sinks.stdout import StdoutSink
@@ -48,6 +49,7 @@ def side(rules: RuleSet, address: str, port: int, identity: int | None = None) -
     known, owner = peers_of(rules).find(address)
     if identity is not None and identity != known:
         known, owner = identity, ""
+    known = int(known)  # a member of Reserved would be written even where it is 0
     namespace, slash, pod = owner.partition("/")
     found = rules.identities.get(known)
     if slash:
@@ -115,12 +117,19 @@ def both_sides(
     return own_side(rules, endpoint_id, *source), other
 
 
+MAX_PAIRS: Final = 1024
+"""Pairs of addresses whose names are kept ready, of 2 to 4 KiB each. Past it all are forgotten, and the next connection
+of each costs some 20 µs more."""
+
+
 class Recorder:
     """The `emit` of a worker's server."""
 
     def __init__(self, node: str, stream: str, audit: Mapping[str, object]) -> None:
         self._writer = make_writer(node, stream, audit)
         self._rules = RuleSet()
+        self._pairs: dict[tuple[int, int, int, str, str], Pair] = {}
+        self._notes = Notes(self._writer, self._connection, self._noted)
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let the loop flush what is written."""
@@ -128,55 +137,71 @@ class Recorder:
 
     def names(self, rules: RuleSet) -> None:
         """Name both ends of a connection by this rule set from now on."""
+        self._notes.render()  # what was noted before is named by the rules of its time
         self._rules = rules
+        self._pairs.clear()
 
     def emit(self, event: FlowEvent) -> None:
         """Write the record of one decision."""
+        self._writer.write(self._facts(event))
+
+    def note(self, connection: ConnectionFacts, shape: Shape, time_ns: int, latency_ns: int | None) -> None:
+        """Write the record of a request that shares its shape with others: what `emit` would write of
+        `shape.event(...)`, at a tenth of the cost, in the order of the calls to both.
+
+        time_ns: wall clock of the decision. latency_ns: request head to response head, None without a response.
+        """
+        self._notes.add(connection, shape, time_ns, latency_ns)
+
+    def _facts(self, event: FlowEvent) -> FlowFacts:
         request = None
         if event.method or event.target or event.code:  # a request that could not be read has a status all the same
             host = event.host or _authority(event.connection)
             request = Request(event.method, event.target, host, event.protocol or "HTTP/1.1", event.code)
-        self._writer.write(
-            FlowFacts(
-                self._connection(event.connection),
-                event.verdict,
-                event.reason,
-                event.rule,
-                event.revision,
-                event.policies,
-                request,
-                event.latency_ns,
-                event.is_reply,
-                time_ns=event.time_ns,
-            )
+        return FlowFacts(
+            self._connection(event.connection),
+            event.verdict,
+            event.reason,
+            event.rule,
+            event.revision,
+            event.policies,
+            request,
+            event.latency_ns,
+            event.is_reply,
+            time_ns=event.time_ns,
         )
 
-    def note(self, connection: ConnectionFacts, shape: Shape, time_ns: int, latency_ns: int | None) -> None:
-        """Write the record of a request that shares its shape with others.
-
-        time_ns: wall clock of the decision. latency_ns: request head to response head, None without a response.
-        """
-        self.emit(shape.event(time_ns, connection, latency_ns))
+    def _noted(self, connection: ConnectionFacts, shape: Shape, time_ns: int, latency_ns: int | None) -> FlowFacts:
+        facts = self._facts(shape.event(time_ns, connection, latency_ns))
+        if shape.audit is None and facts.request is not None and shape.host:  # else the URL holds the destination
+            shape.audit = Common()
+        return facts
 
     def _connection(self, facts: ConnectionFacts) -> Connection:
         if isinstance(facts.audit, Connection):  # the server makes new facts after every change of rules
             return facts.audit
-        connection = Connection(
-            facts.direction,
-            *both_sides(
-                self._rules,
-                facts.endpoint,
+        key = (facts.direction, facts.endpoint, facts.identity, facts.source_address, facts.destination_address)
+        pair = self._pairs.get(key)
+        if pair is None:
+            if len(self._pairs) >= MAX_PAIRS:
+                self._pairs.clear()
+            pair = self._pairs[key] = Pair(
                 facts.direction,
-                (facts.source_address, facts.source_port),
-                (facts.destination_address, facts.destination_port),
-                facts.identity,
-            ),
-        )
-        facts.audit = connection
+                *both_sides(
+                    self._rules,
+                    facts.endpoint,
+                    facts.direction,
+                    (facts.source_address, facts.source_port),
+                    (facts.destination_address, facts.destination_port),
+                    facts.identity,
+                ),
+            )
+        facts.audit = connection = Connection.on(pair, facts.source_port, facts.destination_port)
         return connection
 
     def counters(self) -> dict[str, int]:
         """Records written and lost since the worker began."""
+        self._notes.render()
         counters = self._writer.counters
         return {
             "records": counters.records,

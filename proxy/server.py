@@ -18,14 +18,16 @@ from proxy.accept import Origins, reaches_listener
 from proxy.counters import new_counters
 from proxy.dial import Dialler, Upstreams
 from proxy.edge import FlowEdge
-from proxy.flow import Address, Flow
+from proxy.flow import Address, Flow, Note
 from proxy.flow_event import DROPPED, ERROR, RULE_GUARD, RULE_LIMIT, RULE_PROTOCOL, FlowEvent
 from proxy.layers.answers import bare_answer
 from proxy.layers.http1 import Http1Layer
 from proxy.layers.opaque import OpaqueLayer
+from proxy.layers.recognised import Patterns, RecognisedLayer
 from proxy.limits import Limits
 from proxy.policy_box import PolicyBox
 from proxy.timers import Timers
+from proxy.watch import READ, Watch
 
 __all__ = ["Limits", "PolicyBox", "Server", "Upstreams"]
 
@@ -37,13 +39,20 @@ _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 class Listener:
     """One listening socket; closed with the endpoint or at draining."""
 
-    __slots__ = ("direction", "endpoint", "port", "sock")
+    __slots__ = ("_accept", "direction", "endpoint", "port", "sock")
 
-    def __init__(self, sock: socket.socket, endpoint: int, direction: int) -> None:
+    def __init__(
+        self, sock: socket.socket, endpoint: int, direction: int, accept: Callable[["Listener"], None]
+    ) -> None:
+        self._accept = accept
         self.sock = sock
         self.endpoint = endpoint
         self.direction = direction
         self.port: int = sock.getsockname()[1]
+
+    def readable(self, _events: int) -> None:
+        """Connections wait."""
+        self._accept(self)
 
 
 class Server:
@@ -59,8 +68,17 @@ class Server:
         limits: Limits | None = None,
         counters: dict[str, int] | None = None,
         origins: Origins | None = None,
+        note: Note | None = None,
+        watch: Watch | None = None,
     ) -> None:
+        """watch: of a loop that has one (`proxy.watch.new_loop`); any other loop is given one to watch. note: records
+        what `emit` would be told of requests that share a shape."""
         self.loop = loop
+        self._own_watch = watch is None
+        self.watch = Watch() if watch is None else watch
+        if self._own_watch:
+            self.watch.attach(loop)
+        self._note = note
         self.limits = limits or Limits()
         self.counters = new_counters() if counters is None else counters
         self.timers = Timers(loop)
@@ -69,7 +87,7 @@ class Server:
         self._policy = policy
         self._emit = emit
         self._origins = origins or Origins()
-        self._parser_limits = Http1Limits(max_head_bytes=self.limits.head_bytes, max_fields=self.limits.headers)
+        self._patterns = Patterns(Http1Limits(max_head_bytes=self.limits.head_bytes, max_fields=self.limits.headers))
         self._listeners: dict[int, list[Listener]] = {}
         self._ports: dict[int, set[int]] = {}
         self._flows: dict[int, set[FlowEdge]] = {}
@@ -86,16 +104,17 @@ class Server:
         sock.setblocking(False)
         # Accepted sockets inherit it: one system call here and none per connection.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listener = Listener(sock, endpoint_id, direction)
+        listener = Listener(sock, endpoint_id, direction, self._accept)
         self._listeners.setdefault(endpoint_id, []).append(listener)
         self._ports.setdefault(endpoint_id, set()).add(listener.port)
         if self._resting is None:
-            self.loop.add_reader(sock.fileno(), self._accept, listener)
+            self.watch.add(sock.fileno(), READ, listener.readable)
 
     def remove_endpoint(self, endpoint_id: int) -> None:
         """Close the endpoint's listeners; live flows go on."""
         for listener in self._listeners.pop(endpoint_id, []):
-            self.loop.remove_reader(listener.sock.fileno())
+            if self._resting is None:
+                self.watch.remove(listener.sock.fileno())
             listener.sock.close()
         self._ports.pop(endpoint_id, None)
 
@@ -145,6 +164,8 @@ class Server:
             for edge in list(edges):
                 edge.reset()
         self.timers.close()
+        if self._own_watch:
+            self.watch.close(self.loop)
 
     # ---- for edges
 
@@ -191,14 +212,14 @@ class Server:
         flow.record(ERROR, "accept_paused", RULE_LIMIT)
         for listeners in self._listeners.values():
             for each in listeners:
-                self.loop.remove_reader(each.sock.fileno())
+                self.watch.remove(each.sock.fileno())
         self._resting = self.loop.call_later(self.limits.accept_pause_s, self._resume)
 
     def _resume(self) -> None:
         self._resting = None
         for listeners in self._listeners.values():
             for listener in listeners:
-                self.loop.add_reader(listener.sock.fileno(), self._accept, listener)
+                self.watch.add(listener.sock.fileno(), READ, listener.readable)
 
     def _flow(self, listener: Listener, client: Address, original: Address) -> Flow:
         return Flow(
@@ -210,6 +231,7 @@ class Server:
             listener.direction,
             client,
             original,
+            self._note,
         )
 
     def _take(self, sock: socket.socket, peer: Address, listener: Listener) -> None:
@@ -229,27 +251,26 @@ class Server:
 
     def _place(self, edge: FlowEdge, flow: Flow, listener: Listener, client: Address, original: Address) -> None:
         endpoint, direction = listener.endpoint, listener.direction
-        if self._origins.forbidden(original) or reaches_listener(
-            client,
-            original,
-            direction,
-            self._ports.get(endpoint, set()),
-            own_address=self._policy.owns(endpoint, original[0]),
+        ports = self._ports.get(endpoint, set[int]())
+        if self._origins.forbidden(original) or (
+            original[1] in ports
+            and reaches_listener(
+                client, original, direction, ports, own_address=self._policy.owns(endpoint, original[0])
+            )
         ):
             self.counters["dialled_listener"] += 1
             flow.record(DROPPED, "dialled_listener", RULE_GUARD)
             edge.reset()
             return
-        judged = flow.judge()
-        if judged.answer is Answer.DENY:
+        place = flow.place()
+        if place.connection.answer is Answer.DENY:
             # The kernel refuses such connections; this one was accepted as the rules changed.
             verdict = flow.verdict_on_connection()
             self.counters["peer_denied"] += 1
             flow.record(DROPPED, "peer_denied", verdict.rule, verdict.policies)
             edge.reset()
             return
-        protocol = flow.protocol()
-        passes = judged.enforced.answer is Answer.ALLOW  # whatever it carries
+        protocol, passes = place.protocol, place.passes
         if protocol not in ("", "http") and not passes:
             verdict = flow.verdict_on_connection()
             conflict = protocol == "conflict"
@@ -274,7 +295,11 @@ class Server:
             return
         edges.add(edge)
         if protocol == "http":
-            edge.start(Http1Layer(flow, edge, self._parser_limits, lenient=passes))
+            quick = RecognisedLayer(flow, edge, self._patterns, place) if self.limits.recognise else None
+            if quick is None or passes or place.decisions is None:
+                edge.start(Http1Layer(flow, edge, self._patterns.limits, lenient=passes, quick=quick))
+            else:
+                edge.start(quick)
         else:
             edge.start(OpaqueLayer(flow, edge, unjudged=f"{protocol} rules cannot be judged yet" if protocol else ""))
 

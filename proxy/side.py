@@ -1,13 +1,14 @@
-"""One non-blocking socket of a flow: partial writes, half-close, and what the loop watches it for.
+"""One non-blocking socket of a flow: partial writes, half-close, and what is watched of it.
 
-Registering with the loop costs a system call and ten microseconds, so it happens only when something changes: the
-reader stays registered from request to request, the writer exists only while bytes are left over.
+Registering costs a system call, so it happens only when something changes: reading stays watched from request to
+request, writing only while bytes are left over.
 """
 
-import asyncio
 import socket
 import struct
 from collections.abc import Callable
+
+from proxy.watch import READ, WRITE, Handler, Watch
 
 _RESET = struct.pack("ii", 1, 0)
 
@@ -17,63 +18,56 @@ class Side:
 
     __slots__ = (
         "_fin_wanted",
-        "_loop",
         "_on_read",
         "_on_write",
         "_out",
+        "_shared",
+        "_watch",
+        "_watched",
         "_writing",
         "broken",
         "ended",
         "fd",
         "fin_sent",
         "reading",
+        "recv",
+        "send",
         "sock",
         "unsent",
         "wants_flush",
     )
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        sock: socket.socket,
-        on_read: Callable[[], None],
-        on_write: Callable[[], None],
+        self, watch: Watch, sock: socket.socket, on_read: Handler, on_write: Callable[[], None], *, shared: bool
     ) -> None:
-        self._loop = loop
+        """shared: another process may still hold the descriptor, so that closing it alone does not end watching."""
+        self._watch = watch
         self.sock = sock
         self.fd = sock.fileno()
+        self.recv: Callable[[int], bytes] = sock.recv
+        """`recv(size)`: what is there, `b""` at the end. Raises BlockingIOError, OSError."""
+        self.send: Callable[[bytes | memoryview], int] = sock.send
         self._on_read = on_read
         self._on_write = on_write
+        self._shared = shared
         self._out: list[bytes | memoryview] = []
         self.unsent = 0  # bytes
         self.wants_flush = False  # something was given, or the end asked for, since the last flush
         self.reading = False
         self._writing = False
+        self._watched = 0
         self._fin_wanted = False
         self.fin_sent = False
         self.ended = False
         self.broken = False  # writing failed: what is given is thrown away, reading tells why
 
-    def read(self, size: int) -> bytes | None:
-        """What is there, `b""` at the end, None when nothing is there after all.
-
-        Raises:
-            OSError: the connection is lost.
-        """
-        try:
-            return self.sock.recv(size)
-        except BlockingIOError:
-            return None
-
     def want_read(self, wanted: bool) -> None:
         """Watch for bytes, or stop. At the end of the peer's sending watching stops by itself."""
-        if wanted and not self.ended:
-            if not self.reading:
-                self.reading = True
-                self._loop.add_reader(self.fd, self._on_read)
-        elif self.reading:
-            self.reading = False
-            self._loop.remove_reader(self.fd)
+        if wanted and self.ended:
+            wanted = False
+        if wanted is not self.reading:
+            self.reading = wanted
+            self._set_watch()
 
     def give(self, data: bytes | memoryview) -> None:
         """Take bytes to be sent by the next `flush`."""
@@ -81,6 +75,25 @@ class Side:
             self._out.append(data)
             self.unsent += len(data)
             self.wants_flush = True
+
+    def pass_on(self, data: bytes) -> bool:
+        """Send at once. False when a `flush` is needed: something is unsent, or the connection is lost."""
+        if self.unsent or self.broken or self._fin_wanted:
+            self.give(data)
+            return False
+        try:
+            sent = self.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.wants_flush = True  # fails again there, and is told there
+            self._out.append(data)
+            self.unsent = len(data)
+            return False
+        if sent == len(data):
+            return True
+        self._keep(data, sent)
+        return False
 
     def end(self) -> None:
         """End our sending once everything is sent."""
@@ -101,10 +114,11 @@ class Side:
         return True
 
     def writable(self) -> bool:
-        """The loop says that there is room. False as `flush`."""
-        self._loop.remove_writer(self.fd)
+        """There is room. False as `flush`."""
         self._writing = False
-        return self.flush()
+        kept = self.flush()
+        self._set_watch()
+        return kept
 
     def discard(self) -> None:
         """Throw away what is unsent."""
@@ -115,10 +129,13 @@ class Side:
         """Close now; with `reset` the peer gets a RST instead of what is unsent."""
         if self.fd < 0:
             return
-        self.want_read(False)
-        if self._writing:
-            self._writing = False
-            self._loop.remove_writer(self.fd)
+        if self._watched:
+            self._watched = 0
+            if self._shared:
+                self._watch.remove(self.fd)
+            else:
+                self._watch.forget(self.fd)
+        self.reading = self._writing = False
         self.discard()
         self.fd = -1
         if reset:
@@ -130,18 +147,45 @@ class Side:
         if out:
             data = out[0] if len(out) == 1 else b"".join(out)
             try:
-                sent = self.sock.send(data)
+                sent = self.send(data)
             except BlockingIOError:
                 sent = 0
-            size = len(data)
             out.clear()
-            if sent < size:
-                out.append(memoryview(data)[sent:])
-                self.unsent = size - sent
-                self._writing = True
-                self._loop.add_writer(self.fd, self._on_write)
+            if sent < len(data):
+                self._keep(data, sent)
                 return
             self.unsent = 0
         if self._fin_wanted and not self.fin_sent:
             self.fin_sent = True
             self.sock.shutdown(socket.SHUT_WR)
+
+    def _keep(self, data: bytes | memoryview, sent: int) -> None:
+        self._out.append(memoryview(data)[sent:])
+        self.unsent = len(data) - sent
+        self._writing = True
+        self._set_watch()
+
+    def _set_watch(self) -> None:
+        if self.fd < 0:
+            return
+        events, handler = 0, self._on_read
+        if self._writing:
+            events, handler = (READ | WRITE, self._ready) if self.reading else (WRITE, self._ready)
+        elif self.reading:
+            events = READ
+        if events == self._watched:
+            return
+        if not self._watched:
+            self._watch.add(self.fd, events, handler)
+        elif not events:
+            self._watch.remove(self.fd)
+        else:
+            self._watch.change(self.fd, events, handler)
+        self._watched = events
+
+    def _ready(self, events: int) -> None:
+        """Both are watched, or writing alone. A connection that broke is told to either."""
+        if events & ~READ:
+            self._on_write()
+        if self.fd >= 0 and self.reading and events & ~WRITE:
+            self._on_read(events)

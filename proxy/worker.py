@@ -41,6 +41,7 @@ from proxy.confine import confine
 from proxy.records import Recorder
 from proxy.server import Limits, PolicyBox, Server
 from proxy.stock import Stock
+from proxy.watch import Watch, new_loop
 
 log = logging.getLogger("tulle.worker")
 
@@ -57,7 +58,9 @@ ORPHAN_S = 30.0
 class Worker:
     """Everything one worker process holds; one event loop, no threads."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, control: socket.socket, settings: dict[str, object]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, watch: Watch, control: socket.socket, settings: dict[str, object]
+    ) -> None:
         self._loop = loop
         self._control = control
         self._name = str(settings["name"])
@@ -72,6 +75,8 @@ class Worker:
             policy=self._policy,
             upstreams=self._stock,
             emit=self._recorder.emit,
+            note=self._recorder.note,
+            watch=watch,
             limits=Limits(**limits),  # type: ignore[arg-type]  # checked by the agent's LimitSettings
         )
         self._epoch = 0
@@ -281,9 +286,9 @@ def _same(path: str, inode: int) -> bool:
         return False
 
 
-async def _serve(control: socket.socket, settings: dict[str, object]) -> None:
+async def _serve(watch: Watch, control: socket.socket, settings: dict[str, object]) -> None:
     loop = asyncio.get_running_loop()
-    worker = Worker(loop, control, settings)
+    worker = Worker(loop, watch, control, settings)
     # The agent stops workers by draining or SIGKILL; a signal meant for the agent's terminal must not end
     # enforcement.
     loop.add_signal_handler(signal.SIGINT, lambda: None)
@@ -301,7 +306,9 @@ def main() -> int:
     control = socket.socket(fileno=int(sys.argv[1]))
     settings = json.loads(sys.argv[2])
     confine(int(settings["uid"]))
-    asyncio.run(_serve(control, settings))
+    loop, watch = new_loop()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(_serve(watch, control, settings))
     return 0
 
 

@@ -60,14 +60,18 @@ class FileSink:
                     self._torn = False
                 if self._size and self._size + len(lines[taken]) > self.max_bytes:
                     self._rotate()
-                batch, size = self._batch(lines, taken)
-                self._append(b"".join(batch))
+                batch = lines[taken:] if taken else lines
+                data = b"".join(batch)
+                if len(data) > self.max_bytes - self._size:
+                    batch = self._fitting(batch)
+                    data = b"".join(batch)
+                self._append(data)
             except OSError:
                 taken += self._cut_back(lines, taken)
                 if taken:  # these are out: say so now, the error comes back with the next call
                     return taken
                 raise
-            self._size += size
+            self._size += len(data)
             taken += len(batch)
         return taken
 
@@ -106,15 +110,14 @@ class FileSink:
         self._open()
         os.close(old)
 
-    def _batch(self, lines: Sequence[bytes], start: int) -> tuple[list[bytes], int]:
-        """The lines from `start` on that fit into what is left of the file, but at least one."""
+    def _fitting(self, lines: Sequence[bytes]) -> Sequence[bytes]:
+        """The first lines, as many as fit into what is left of the file, but at least one."""
         room = self.max_bytes - self._size
-        size = 0
-        for index in range(start, len(lines)):
-            if size + len(lines[index]) > room and index > start:
-                return list(lines[start:index]), size
-            size += len(lines[index])
-        return list(lines[start:]), size
+        for index, line in enumerate(lines):
+            room -= len(line)
+            if room < 0 and index:
+                return lines[:index]
+        return lines
 
     def _rotate(self) -> None:
         for number in range(self.backups, 0, -1):

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from bench import processes
 from bench.benchlab import CLIENT, BenchLab
 from bench.errors import BenchError
 
@@ -20,13 +21,15 @@ class Peer(ABC):
     """One line for the document."""
     policy = False
     """Whether it enforces bench/policy.yaml and keeps a record of every request."""
+    max_workers: int | None = None
+    """How many workers or threads it can have; None: any number."""
 
     def __init__(self, lab: BenchLab) -> None:
         self.lab = lab
 
     @abstractmethod
-    def start(self) -> None:
-        """Start what there is to start; raises BenchError."""
+    def start(self, workers: int = 1) -> None:
+        """Start what there is to start, with so many workers or threads; again, when it runs. Raises BenchError."""
 
     @abstractmethod
     def processes(self) -> dict[str, list[int]]:
@@ -52,6 +55,14 @@ class Peer(ABC):
         if self.policy:
             for method, path in _BAD:
                 self._expect(method, path, (_FORBIDDEN, None))
+
+    def check_served(self, path: str, size: int) -> None:
+        """Prove that one path arrives whole; raises BenchError."""
+        self._expect("GET", path, (200, size))
+
+    def memory(self) -> dict[str, int]:
+        """Resident bytes by role, now."""
+        return {role: processes.usage(pids).rss_bytes for role, pids in sorted(self.processes().items())}
 
     def _expect(self, method: str, path: str, wanted: tuple[int, int | None]) -> None:
         status, size = self.lab.ask(CLIENT, method, path)

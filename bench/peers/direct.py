@@ -9,7 +9,7 @@ class Direct(Peer):
     name = "direct"
     what = "no proxy: a lab without agents"
 
-    def start(self) -> None:
+    def start(self, workers: int = 1) -> None:
         return
 
     def processes(self) -> dict[str, list[int]]:

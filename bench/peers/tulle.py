@@ -22,17 +22,17 @@ class Tulle(Peer):
     what = "ingress at `web`: one worker, 10 rules (the last matches), an audit record per request to a file"
     policy = True
 
-    def start(self) -> None:
-        self._one_worker()
+    def start(self, workers: int = 1) -> None:
+        self._with_workers(workers)
         self.lab.tulle("lab", "apply", "--name", self.lab.name, str(HERE / "policy.yaml"))
 
     def processes(self) -> dict[str, list[int]]:
         return _pids(self._status())
 
-    def _one_worker(self) -> None:
-        """The lab has one worker per core: write `workers: 1` and let the supervisor start the agent anew."""
+    def _with_workers(self, workers: int) -> None:
+        """The lab has one worker per core: write `workers: N` and let the supervisor start the agent anew."""
         path = self.lab.record.agent_config(NODE)
-        write_atomic(path, json.dumps({**json.loads(path.read_bytes()), "workers": 1}, indent=1) + "\n")
+        write_atomic(path, json.dumps({**json.loads(path.read_bytes()), "workers": workers}, indent=1) + "\n")
         before = self.pids
         for pid in self.processes()["agent"]:
             os.kill(pid, signal.SIGTERM)
@@ -41,10 +41,10 @@ class Tulle(Peer):
             status = self._status()
             now = _pids(status)
             counts = [len(now.get(role, ())) for role in ("agent", "worker")]
-            if status.get("ready") and counts == [1, 1] and now["agent"][0] not in before:
+            if status.get("ready") and counts == [1, workers] and now["agent"][0] not in before:
                 return
             if time.monotonic() > deadline:
-                raise BenchError(f"the agent did not come back with one worker: agents and workers are {counts}")
+                raise BenchError(f"the agent did not come back with {workers} workers: agents and workers are {counts}")
             time.sleep(_POLL_S)
 
     def _status(self) -> "Status":

@@ -69,10 +69,11 @@ class ChunkedReader:
 
     _SIZE, _DATA, _DATA_END, _TRAILERS = range(4)
 
-    def __init__(self, limits: Http1Limits) -> None:
+    def __init__(self, limits: Http1Limits, *, left: int | None = None) -> None:
+        """left: begin within a chunk with so many octets to come, 0 before the CRLF that ends it (`ChunkFollower`)."""
         self._limits = limits
-        self._state = self._SIZE
-        self._left = 0
+        self._state = self._SIZE if left is None else self._DATA if left else self._DATA_END
+        self._left = left or 0
         self._extensions_left = limits.max_chunk_extension_bytes
         self._error: RemoteProtocolError | None = None
 
@@ -173,20 +174,26 @@ def reader_for(framing: BodyFraming, limits: Http1Limits) -> BodyReader:
 
 
 class BodyWriter:
-    """Frames one body. `silent` is for a response to HEAD: it has the head of a body, and no body."""
+    """Frames one body. `silent` is for a response to HEAD: it has the head of a body, and no body.
 
-    __slots__ = ("_kind", "_left", "_silent")
+    open_chunk: a chunk was announced on the wire by somebody else, and so many octets of it are to come; then its CRLF.
+    """
 
-    def __init__(self, framing: BodyFraming, *, silent: bool = False) -> None:
+    __slots__ = ("_kind", "_left", "_open_chunk", "_silent")
+
+    def __init__(self, framing: BodyFraming, *, silent: bool = False, open_chunk: int | None = None) -> None:
         self._kind = framing.kind
         self._left = framing.length
         self._silent = silent
+        self._open_chunk = open_chunk
 
     def data(self, data: bytes | memoryview) -> list[bytes | memoryview]:
         """What to write. Raises LocalProtocolError when it is more than was announced."""
         if not data or self._silent:  # an empty chunk would be the last one
             return []
         if self._kind is FramingKind.CHUNKED:
+            if self._open_chunk is not None:
+                return self._close_chunk(self._open_chunk, data)
             return [b"%x\r\n" % len(data), data, b"\r\n"]
         if self._kind is not FramingKind.UNTIL_CLOSE:
             self._left -= len(data)
@@ -194,15 +201,28 @@ class BodyWriter:
                 raise LocalProtocolError("body is longer than announced")
         return [data]
 
+    def _close_chunk(self, left: int, data: bytes | memoryview) -> list[bytes | memoryview]:
+        """What belongs to the open chunk goes into it, the rest into one of its own."""
+        if len(data) < left:
+            self._open_chunk = left - len(data)
+            return [data]
+        self._open_chunk = None
+        view = memoryview(data)
+        first: list[bytes | memoryview] = [view[:left]] if left else []
+        return [*first, b"\r\n", *self.data(view[left:])]
+
     def end(self, trailers: Fields | None) -> bytes:
         """What ends the body. Raises LocalProtocolError when it is shorter than was announced."""
         if self._silent:
             return b""
         if self._kind is FramingKind.CHUNKED:
+            if self._open_chunk:
+                raise LocalProtocolError("chunk is shorter than announced")
+            last = b"0\r\n" if self._open_chunk is None else b"\r\n0\r\n"
             if not trailers:
-                return b"0\r\n\r\n"
+                return last + b"\r\n"
             lines = [b"%s: %s\r\n" % pair for pair in safe_trailers(trailers)]
-            return b"0\r\n" + grammar.join_lines([*lines, b"\r\n"], grammar.TRAILERS)
+            return last + grammar.join_lines([*lines, b"\r\n"], grammar.TRAILERS)
         if self._left:
             raise LocalProtocolError("body is shorter than announced")
         return b""

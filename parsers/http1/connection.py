@@ -175,6 +175,25 @@ class ServerConnection(_Connection):
         self._begin_body(request.framing)
         return request
 
+    def adopt(
+        self, request: RequestHead, reader: BodyReader | None, *, response: BodyWriter | None = None, answered: bool
+    ) -> None:
+        """Take over in the middle of an exchange that somebody else began, on a machine that has done nothing yet.
+
+        reader: of what is still to come of the request's body; None when it is complete. answered: the response's head
+        is out; then response is the writer of what is to follow, None when that is nothing.
+        """
+        self._request = request
+        self._close = not request.keep_alive
+        if reader is None:
+            self._read = State.DONE
+        else:
+            self._read, self._reader = State.BODY, reader
+        if answered and response is None:
+            self._write = State.DONE
+        elif response is not None:
+            self._write, self._writer = State.BODY, response
+
     def send_response(self, head: ResponseHead, *, close: bool) -> bytes:
         """The head on the wire. UNTIL_CLOSE becomes chunked for HTTP/1.1; chunked becomes UNTIL_CLOSE for HTTP/1.0.
 
@@ -249,10 +268,44 @@ class ClientConnection(_Connection):
         self._method = b""
         self._informational = 0
 
+    def adopt(
+        self,
+        method: bytes,
+        writer: BodyWriter | None,
+        *,
+        close: bool,
+        answered: bool = False,
+        reader: BodyReader | None = None,
+    ) -> None:
+        """Take over in the middle of an exchange, on a machine that has done nothing yet.
+
+        writer: of what is still to come of the request's body; None when it is complete. close: the request or its
+        response said that it is the last. answered: the response's head was read; then reader is of what is still to
+        come, None when that is nothing.
+        """
+        self._method = method
+        self._close = close
+        if writer is None:
+            self._write = State.DONE
+        else:
+            self._write, self._writer = State.BODY, writer
+        if answered and reader is None:
+            self._read = State.DONE
+        elif reader is not None:
+            self._read, self._reader = State.BODY, reader
+
     def send_request(
-        self, method: bytes, target: bytes, fields: Fields, framing: BodyFraming, *, version: bytes = b"1.1"
+        self,
+        method: bytes,
+        target: bytes,
+        fields: Fields,
+        framing: BodyFraming,
+        *,
+        version: bytes = b"1.1",
+        close: bool = False,
     ) -> bytes:
-        """The head on the wire; `target` is `Target.wire`, `fields` are `forwarded_request_fields(head)`.
+        """The head on the wire; `target` is `Target.wire`, `fields` are `forwarded_request_fields(head)`. close: say
+        that no request follows, so that the server ends the connection and keeps its TIME-WAIT.
 
         Raises:
             LocalProtocolError: a request was sent already, or it is not in the grammar.
@@ -261,10 +314,10 @@ class ClientConnection(_Connection):
             raise LocalProtocolError(f"a request of HTTP/{version.decode()} has no such framing: {framing.kind.value}")
         self._write = _move(self._write, "head")
         self._method = method
-        self._close = version == b"1.0"
+        self._close = close or version == b"1.0"
         self._informational = 0
         self._writer = BodyWriter(framing)
-        lines = _head_lines(b"%s %s HTTP/%s\r\n" % (method, target, version), fields, framing)
+        lines = _head_lines(b"%s %s HTTP/%s\r\n" % (method, target, version), fields, framing, close=close)
         return grammar.join_lines(lines, grammar.REQUEST_HEAD)
 
     def next_event(self) -> ResponseEvent | Signal:

@@ -25,10 +25,16 @@ def answer_head(status: int) -> ResponseHead:
 
 def bare_answer(status: int) -> bytes:
     """The whole response for a connection that no parser was made for; the connection closes after it."""
+    return whole_answer(status, close=True)
+
+
+def whole_answer(status: int, *, close: bool = False) -> bytes:
+    """The octets that a strict layer would write for a status, to anything but HEAD."""
     body = body_of(status)
-    return b"HTTP/1.1 %d %b\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (
+    return b"HTTP/1.1 %d %b\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n%b\r\n%b" % (
         status,
         HTTPStatus(status).phrase.encode("ascii"),
         len(body),
+        b"Connection: close\r\n" if close else b"",
         body,
     )

@@ -19,8 +19,11 @@ INVARIANT: a flow that is over (`over`) sends no command but those that end it.
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 from parsers.errors import RemoteProtocolError
+from parsers.http1.body import BodyReader, BodyWriter, reader_for
 from parsers.http1.connection import ClientConnection, ServerConnection
 from parsers.http1.events import (
     NEED_DATA,
@@ -37,10 +40,11 @@ from parsers.http1.events import (
     ResponseHead,
 )
 from parsers.http1.fields import forwarded_request_fields, forwarded_response_fields
+from parsers.http1.heads import read_request
 from parsers.http1.target import canonical_target
 from policies.engine import HttpRequest
 from proxy.commands import Edge
-from proxy.events import LegFailure, Timer
+from proxy.events import Layer, LegFailure, Timer
 from proxy.flow import Flow, RequestFacts, hide_query
 from proxy.flow_event import AUDIT, DROPPED, ERROR, FORWARDED, RULE_LIMIT, RULE_PROTOCOL
 from proxy.layers.answers import answer_head, body_of
@@ -66,6 +70,39 @@ def _asks_for_upgrade(head: RequestHead) -> bool:
     )
 
 
+class Quick(Layer, Protocol):
+    """The layer of the hot path (`proxy.layers.recognised`)."""
+
+    def takes(self, data: bytes) -> bool:
+        """Whether these octets begin with a request for it."""
+
+    def resume(self, *, leg: bool, fresh: bool) -> None:
+        """The flow is its own again, with nothing under way."""
+
+
+@dataclass(slots=True)
+class Taken:
+    """An exchange that the quick layer began.
+
+    head: the request's head as the client sent it. sent: it went upstream; otherwise the leg is still being opened and
+    the whole body is yet to be read. reader, writer: of what is left of the request's body, None when it is complete.
+    answered: the response's head is out; response_reader, response_writer likewise. response_rest: octets of it that
+    were received and not used. leg_last: the leg ends with this exchange.
+    """
+
+    head: bytes
+    facts: RequestFacts
+    sent: bool
+    body_began: bool
+    reader: BodyReader | None
+    writer: BodyWriter | None
+    answered: bool
+    response_reader: BodyReader | None
+    response_writer: BodyWriter | None
+    leg_last: bool
+    response_rest: bytes
+
+
 class Http1Layer:
     """One flow's HTTP/1. See the module's theory of operation."""
 
@@ -84,6 +121,7 @@ class Http1Layer:
         "_limits",
         "_over",
         "_pumping",
+        "_quick",
         "_raw",
         "_request_state",
         "_response_state",
@@ -92,8 +130,18 @@ class Http1Layer:
 
     opaque = False
 
-    def __init__(self, flow: Flow, edge: Edge, parser_limits: Http1Limits, *, lenient: bool = False) -> None:
-        """lenient: only policies in mode audit want this judged, so that it passes unparsed where it cannot be read."""
+    def __init__(
+        self,
+        flow: Flow,
+        edge: Edge,
+        parser_limits: Http1Limits,
+        *,
+        lenient: bool = False,
+        quick: "Quick | None" = None,
+    ) -> None:
+        """lenient: only policies in mode audit want this judged, so that it passes unparsed where it cannot be read.
+        quick: who gets the flow back with the next plain request when nothing is under way."""
+        self._quick = quick
         self._raw: list[bytes] | None = [] if lenient else None  # all that came, until the first head could be read
         self._flow = flow
         self._edge = edge
@@ -122,6 +170,12 @@ class Http1Layer:
 
     def downstream_data(self, data: bytes) -> None:
         """Bytes of requests."""
+        quick = self._quick
+        if quick is not None and self._rests and quick.takes(data):
+            quick.resume(leg=self._up is not None, fresh=self._leg_fresh)
+            self._edge.hand_over(quick)
+            quick.downstream_data(data)
+            return
         if self._raw is not None:
             self._raw.append(data)
             other = len(self._raw) <= _FIRST_PIECES and _is_no_request(b"".join(self._raw))
@@ -149,6 +203,72 @@ class Http1Layer:
         if self._held and self._exchange is None:
             self._release()
             self._pump_request()
+
+    @property
+    def _rests(self) -> bool:
+        """Whether nothing is under way that another layer would have to know of."""
+        return (
+            self._exchange is None
+            and self._raw is None
+            and not (self._held or self._over or self._closing or self._client_ended or self._head_timer)
+            and self._request_state == self.state_idle
+            and not self._down.buffered
+        )
+
+    def take_over(
+        self, taken: "Taken | None", *, leg: bool, fresh: bool, closing: bool, ahead: bytes, client_ended: bool
+    ) -> None:
+        """Go on where the quick layer was. taken: the exchange under way. leg: there is one; fresh: it answered nothing
+        yet. closing: the next response is the last. ahead: what the client sent and nobody used yet."""
+        edge = self._edge
+        self._closing = closing
+        self._leg_fresh = fresh
+        edge.resume_downstream()
+        if taken is not None:
+            self._adopt(taken)
+        elif leg:
+            self._up = ClientConnection(self._limits)
+        if ahead:
+            self._down.receive(ahead)
+        if client_ended:
+            self._client_ended = True
+            self._down.receive(b"")
+        if self._held:
+            if ahead:
+                edge.pause_downstream()
+        elif ahead:
+            self._pump_request()
+
+    def _adopt(self, taken: "Taken") -> None:
+        """Read the head again, strictly, and bring both machines to where the exchange is."""
+        head = read_request(taken.head, self._limits)
+        target = canonical_target(head.target, head.form, merge_slashes=self._flow.limits.merge_slashes)
+        exchange = self._exchange = Exchange(head, target, forwarded_request_fields(head), taken.facts)
+        self._request_state = self.state_request_body
+        if not taken.sent:
+            self._down.adopt(head, reader_for(head.framing, self._limits), answered=False)
+            self._held = True
+            return
+        self._down.adopt(head, taken.reader, response=taken.response_writer, answered=taken.answered)
+        up = self._up = ClientConnection(self._limits)
+        up.adopt(
+            head.method,
+            taken.writer,
+            close=taken.leg_last,
+            answered=taken.answered,
+            reader=taken.response_reader,
+        )
+        if taken.response_rest:
+            up.receive(taken.response_rest)
+        exchange.body_began = taken.body_began
+        self._held = exchange.request_done = taken.reader is None
+        self._answer_seen = exchange.response_began = taken.answered
+        if not taken.answered:
+            self._response_state = self.state_response_head
+        elif taken.response_reader is not None:
+            self._response_state = self.state_response_body
+        else:
+            exchange.response_done = True
 
     # ---- events: upstream
 
@@ -358,7 +478,12 @@ class Http1Layer:
         self._answer_seen = False
         self._response_state = self.state_response_head
         data = up.send_request(
-            head.method, exchange.target.wire, exchange.fields, head.framing, version=head.forward_version
+            head.method,
+            exchange.target.wire,
+            exchange.fields,
+            head.framing,
+            version=head.forward_version,
+            close=not head.keep_alive and head.forward_version == b"1.1",
         )
         self._edge.send_upstream(data)
         if exchange.request_done:  # sent for the second time; it has no body

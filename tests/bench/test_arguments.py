@@ -30,7 +30,7 @@ def ended(arguments: list[str]) -> int:
         (["http", "--rounds", "x"], "expected a whole number from 1, got 'x'"),
         (["http", "--seconds", "-1"], "expected a whole number from 1, got '-1'"),
         (["http", "--peers", "direkt"], "no peer 'direkt'; did you mean 'direct'?"),
-        (["http", "--peers", "qqq"], "no peer 'qqq'; there are direct, tulle, py-h11"),
+        (["http", "--peers", "qqq"], "no peer 'qqq'; there are direct, tulle, haproxy, envoy, mitmproxy, py-h11"),
         (["http", "--cases", "keepalive_1k_c33"], "no case 'keepalive_1k_c33'; did you mean 'keepalive_1k_c32'?"),
         (["http", "--cases", ""], "--cases names none"),
         (["http", "--json", "/nowhere/rows.json"], "--json: cannot write '/nowhere/rows.json'"),

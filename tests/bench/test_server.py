@@ -69,6 +69,14 @@ def test_requests_in_one_piece_are_answered_in_order(port: int) -> None:
     assert b"Connection: close" not in first
 
 
+@pytest.mark.parametrize("pieces", [1, 3, 50])
+def test_a_body_is_read_to_its_end_before_the_answer(port: int, pieces: int) -> None:
+    body = b"GET /bench/1k HTTP/1.1\r\n\r\n" * 100
+    head = b"POST /api/v1/orders HTTP/1.1\r\nHost: web\r\nContent-Length: %d\r\n\r\n" % len(body)
+    answer = exchange(port, head + body + ask("/items/7", close=True), pieces)
+    assert [part[:6] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200 OK", b"200 OK"]
+
+
 def test_a_gib_is_a_gib(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
         sock.sendall(ask("/bench/1g", close=True))

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from bench.benchlab import BenchLab, sweep
+from bench.benchlab import NODE, BenchLab, sweep
 from bench.cases import CASES
 from bench.errors import BenchError
 from bench.measure import measure
 from bench.peers.direct import Direct
+from bench.peers.envoy import Envoy
 from bench.peers.h11_peer import PyH11
+from bench.peers.haproxy import HAProxy
+from bench.peers.redirected import Redirected
 from lab import state
 from tests.bench.test_rows import FIELDS
 
@@ -54,6 +57,25 @@ def test_py_h11_is_on_the_way_for_its_turn_only(lab: BenchLab) -> None:
     assert near.cpu_s_per_10k > 0
     assert far.cpu_s_per_10k > 0
     assert behind.cpu_s_per_10k == 0
+
+
+@pytest.mark.parametrize("kind", [HAProxy, Envoy])
+def test_a_c_proxy_enforces_and_records(lab: BenchLab, kind: type[Redirected]) -> None:
+    peer = kind(lab)
+    peer.start()
+    try:
+        with peer.in_place():
+            peer.check()
+            allowed, denied = (measure(peer, CASES[name], 1, 1).row for name in ("keepalive_varied_c32", "denied_c32"))
+    finally:
+        peer.stop()
+    assert allowed.errors == denied.errors == 0
+    assert allowed.cpu_s_per_10k > 0
+    assert allowed.rss_mib > 1
+    work = lab.record.node_dir(NODE) / "peers" / peer.name
+    records = "".join(file.read_text(errors="replace") for file in work.glob("*.log")).replace("\\/", "/")
+    assert records.count('"/admin"') >= denied.requests_per_s * 0.5
+    assert records.count('"/bench/1k"') >= allowed.requests_per_s * 0.5
 
 
 def test_a_peer_that_lets_everything_through_is_not_measured_as_policy(lab: BenchLab) -> None:

@@ -15,7 +15,7 @@ from pyroute2 import IPRoute, NetNS  # type: ignore[import-untyped]  # pyroute2 
 
 from redirect import cgroups, netns, plumbing
 from tests.e2e.conftest import EXAMPLES
-from tests.helpers.cluster import Cluster, cluster, eventually, kill, tulle
+from tests.helpers.cluster import Cluster, eventually, kill, tulle
 
 pytestmark = pytest.mark.root
 
@@ -60,11 +60,17 @@ print(json.dumps({"good": good}))
 
 
 @pytest.fixture
-def own_lab() -> Iterator[Cluster]:
-    """A lab of one test's own, with the example policy at web."""
-    with cluster() as lab:
-        lab.apply(EXAMPLES / "web-l7.yaml")
-        yield lab
+def own_lab(spare_lab: Cluster) -> Cluster:
+    """A lab that the test may break, with the example policy at web."""
+    spare_lab.apply(EXAMPLES / "web-l7.yaml")
+    return spare_lab
+
+
+@pytest.fixture
+def new_lab(young_lab: Cluster) -> Cluster:
+    """The same, just brought up."""
+    young_lab.apply(EXAMPLES / "web-l7.yaml")
+    return young_lab
 
 
 class Load:
@@ -160,23 +166,23 @@ sys.exit(1)
             assert done.returncode == 0, (path, uid)
 
 
-def test_kill_9_of_a_worker_under_load(own_lab: Cluster) -> None:
-    with load(own_lab, "frontend", NEW_CONNECTIONS) as fresh:
+def test_kill_9_of_a_worker_under_load(new_lab: Cluster) -> None:
+    with load(new_lab, "frontend", NEW_CONNECTIONS) as fresh:
         for _ in range(2):
-            before = own_lab.processes("node-b", "worker")
+            before = new_lab.processes("node-b", "worker")
             kill(before[0])
-            assert eventually(lambda old=before: len(set(own_lab.processes("node-b", "worker")) - set(old)) == 1)  # type: ignore[misc]  # the lambda is called before the next turn
+            assert eventually(lambda old=before: len(set(new_lab.processes("node-b", "worker")) - set(old)) == 1)  # type: ignore[misc]  # the lambda is called before the next turn
             time.sleep(0.3)
         check_new_connections(fresh.end())
 
 
-def test_kill_9_of_every_worker_at_once_under_load(own_lab: Cluster) -> None:
-    with load(own_lab, "frontend", NEW_CONNECTIONS) as fresh:
-        before = own_lab.processes("node-b", "worker")
+def test_kill_9_of_every_worker_at_once_under_load(new_lab: Cluster) -> None:
+    with load(new_lab, "frontend", NEW_CONNECTIONS) as fresh:
+        before = new_lab.processes("node-b", "worker")
         for pid in before:
             kill(pid)
-        assert eventually(lambda: len(set(own_lab.processes("node-b", "worker")) - set(before)) == len(before))
-        assert eventually(lambda: own_lab.curl("frontend", "http://web/public") == 200)
+        assert eventually(lambda: len(set(new_lab.processes("node-b", "worker")) - set(before)) == len(before))
+        assert eventually(lambda: new_lab.curl("frontend", "http://web/public") == 200)
         time.sleep(0.3)
         check_new_connections(fresh.end())
 
@@ -242,14 +248,14 @@ for line in sys.stdin:
         child.communicate()
 
 
-def test_a_worker_that_hangs_is_killed_and_replaced(own_lab: Cluster) -> None:
-    before = own_lab.processes("node-b", "worker")
+def test_a_worker_that_hangs_is_killed_and_replaced(new_lab: Cluster) -> None:
+    before = new_lab.processes("node-b", "worker")
     kill(before[0], signal.SIGSTOP)
     assert eventually(lambda: not Path(f"/proc/{before[0]}").exists(), 20)
-    assert eventually(lambda: len(own_lab.processes("node-b", "worker")) == len(before))
-    assert "was silent" in own_lab.log("node-b")
+    assert eventually(lambda: len(new_lab.processes("node-b", "worker")) == len(before))
+    assert "was silent" in new_lab.log("node-b")
     for _ in range(8):
-        assert own_lab.curl("frontend", "http://web/public") == 200
+        assert new_lab.curl("frontend", "http://web/public") == 200
 
 
 def test_the_broker_is_replaced(own_lab: Cluster) -> None:

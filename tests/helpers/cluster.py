@@ -1,5 +1,11 @@
-"""A lab as the tests drive it: through the product's command line, as a user would."""
+"""A lab as the tests drive it: through the product's command line, as a user would.
 
+What a test says most often (apply, delete, status, observe) runs the same command line in the test's own process: a
+process for it costs a third of a second of importing, thousands of times. `tulle` and `Cluster.lab` start the installed
+command, for the tests that are about it.
+"""
+
+import io
 import json
 import os
 import secrets
@@ -7,16 +13,33 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
-from lab import names
+from agent import cli
+from audit.filters import parse_since
+from lab import names, state
 
 TULLE = Path(sys.executable).with_name("tulle")
 Record = dict[str, Any]
 """A JSON object of the product's; its shape is what the test is about, so it is not typed further."""
+
+# What `tulle lab exec` does, at half of its CPU time: the pod has been looked up, and nothing else is imported.
+# tests/lab/test_exec.py is about the command.
+ENTER = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from lab.confine import enter_pod
+enter_pod(sys.argv[2], sys.argv[3], Path(sys.argv[4]))
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores these two, and exec would hand that on
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+os.execvp(sys.argv[5], sys.argv[5:])
+"""
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def tulle(*arguments: str, stdin: str | None = None, timeout_s: float = 120) -> "subprocess.CompletedProcess[str]":
@@ -24,6 +47,31 @@ def tulle(*arguments: str, stdin: str | None = None, timeout_s: float = 120) -> 
     return subprocess.run(  # noqa: S603  our own command
         [str(TULLE), *arguments], input=stdin, capture_output=True, text=True, check=False, timeout=timeout_s
     )
+
+
+_ONE_AT_A_TIME = RLock()
+"""Standard streams are the process's: one command has them at a time, whatever threads a test has."""
+
+
+def here(*arguments: str, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
+    """Run the command in this process and give what it printed; for commands that end by themselves."""
+    out, err = io.StringIO(), io.StringIO()
+    with _ONE_AT_A_TIME, redirect_stdout(out), redirect_stderr(err), _stdin(stdin):
+        try:
+            status = cli.main(arguments)
+        except SystemExit as ended:  # argparse's
+            status = ended.code if isinstance(ended.code, int) else 1
+    return subprocess.CompletedProcess(["tulle", *arguments], status, out.getvalue(), err.getvalue())
+
+
+@contextmanager
+def _stdin(text: str | None) -> Iterator[None]:
+    before = sys.stdin
+    sys.stdin = io.StringIO(text or "")
+    try:
+        yield
+    finally:
+        sys.stdin = before
 
 
 def eventually(what: Callable[[], bool], timeout_s: float = 15.0, step_s: float = 0.05) -> bool:
@@ -41,6 +89,15 @@ class Cluster:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._since = ""
+        self._log_from: dict[str, int] = {}
+
+    def forget(self) -> None:
+        """Show no record from before now, and nothing of the agents' logs so far."""
+        self._since = parse_since("0s", time.time())
+        self._log_from = {
+            path.parent.parent.name: path.stat().st_size for path in self.directory.glob("*/logs/agent.log")
+        }
 
     @property
     def directory(self) -> Path:
@@ -55,12 +112,20 @@ class Cluster:
         self, pod: str, *command: str, stdin: str | None = None, timeout_s: float = 120
     ) -> "subprocess.CompletedProcess[str]":
         """Run a command inside a pod."""
-        return tulle("lab", "exec", "--name", self.name, pod, "--", *command, stdin=stdin, timeout_s=timeout_s)
+        return subprocess.run(  # noqa: S603  the tests' own commands
+            self._entering(pod, command), input=stdin, capture_output=True, text=True, check=False, timeout=timeout_s
+        )
+
+    def _entering(self, pod: str, command: Sequence[str]) -> list[str]:
+        lab = state.running(self.name)
+        found = lab.find_pod(pod)
+        place = [str(ROOT), found.netns, found.cgroup, str(lab.pod_dir(found))]
+        return [sys.executable, "-S", "-E", "-c", ENTER, *place, *command]
 
     def start(self, pod: str, *command: str) -> "subprocess.Popen[str]":
         """Start a command inside a pod, with pipes."""
-        return subprocess.Popen(  # noqa: S603  our own command
-            [str(TULLE), "lab", "exec", "--name", self.name, pod, "--", *command],
+        return subprocess.Popen(  # noqa: S603  the tests' own commands
+            self._entering(pod, command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -83,24 +148,22 @@ class Cluster:
     def apply(self, *documents: str | Path) -> None:
         """Apply policies, as text or as files, and insist that they are in force."""
         for document in documents:
-            done = (
-                self.lab("apply", str(document))
-                if isinstance(document, Path)
-                else self.lab("apply", "-", stdin=document)
-            )
+            file, text = (str(document), None) if isinstance(document, Path) else ("-", document)
+            done = here("lab", "apply", "--name", self.name, file, stdin=text)
             assert done.returncode == 0, done.stderr
 
     def delete_policies(self) -> None:
         """Delete every policy, by the names that the node has."""
         found = sorted({path.name for path in self.directory.glob("*/policies/*.yaml")})
         names = [name.removesuffix(".yaml").split(".") for name in found]
-        for _, namespace, name in names:
-            done = self.lab("delete", f"{namespace}/{name}")
+        if names:
+            wanted = sorted({f"{namespace}/{name}" for _, namespace, name in names})
+            done = here("lab", "delete", "--name", self.name, *wanted)
             assert done.returncode == 0, done.stderr
 
     def status(self) -> Record:
         """`tulle status --json`."""
-        found: Record = json.loads(tulle("status", "--name", self.name, "--json").stdout)
+        found: Record = json.loads(here("status", "--name", self.name, "--json").stdout)
         return found
 
     def node(self, name: str) -> Record:
@@ -110,7 +173,9 @@ class Cluster:
 
     def pods(self) -> dict[str, Record]:
         """`tulle lab status --json`, pods by name."""
-        return {pod["name"]: pod for pod in json.loads(self.lab("status", "--json").stdout)["pods"]}
+        return {
+            pod["name"]: pod for pod in json.loads(here("lab", "status", "--name", self.name, "--json").stdout)["pods"]
+        }
 
     def node_cgroup(self, node: str) -> Path:
         """The directory below which everything of a node is."""
@@ -140,11 +205,12 @@ class Cluster:
         """Pids of one role on a node."""
         return [process["pid"] for process in self.node(node)["processes"] if process["role"] == role]
 
-    def observe(self, *options: str) -> list[Record]:
-        """Records, oldest first."""
-        done = tulle("observe", "--name", self.name, "-o", "jsonpb", *(options or ("--all",)))
+    def observe(self, *options: str, ever: bool = False) -> list[Record]:
+        """Records, oldest first; with `ever`, also those of the tests that had this lab before."""
+        done = here("observe", "--name", self.name, "-o", "jsonpb", *(options or ("--all",)))
         assert done.returncode == 0, done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        records: list[Record] = [json.loads(line) for line in done.stdout.splitlines()]
+        return [record for record in records if ever or record["time"] >= self._since]
 
     def find_record(self, wanted: Callable[[Record], bool], *options: str, timeout_s: float = 5.0) -> Record | None:
         """The newest record that `wanted` accepts, once there is one."""
@@ -158,7 +224,8 @@ class Cluster:
 
     def log(self, node: str) -> str:
         """What the node's agent wrote."""
-        return (self.directory / node / "logs" / "agent.log").read_text()
+        written = (self.directory / node / "logs" / "agent.log").read_bytes()
+        return written[self._log_from.get(node, 0) :].decode()
 
 
 def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:

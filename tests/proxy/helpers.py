@@ -21,6 +21,8 @@ from proxy.limits import Limits
 from proxy.server import PolicyBox, Server
 
 ENDPOINT = 7
+paths = [True]
+"""Whether servers made by `rig` recognise plain heads: see the fixture `both_paths`."""
 POLICY = PolicyRef("CiliumNetworkPolicy", "default", "web-l7")
 INGRESS, EGRESS = 0, 1
 
@@ -304,7 +306,7 @@ async def rig(
         policy=box,
         upstreams=upstreams,
         emit=lambda event: made[0].events.append(event),
-        limits=limits,
+        limits=replace(limits or Limits(), recognise=paths[0]),
         origins=origins or LoopbackOrigins(application.address),
     )
     made.append(Rig(server, box, application, upstreams))

@@ -11,6 +11,8 @@ from tests.proxy.helpers import GET_ANY, POLICY, no_internal_error, rig, run
 
 NO_RULE = "no http rule for this peer on port 80 matched, selected by default/web-l7"
 
+pytestmark = pytest.mark.usefixtures("both_paths")
+
 
 def audited(*rules: HttpRule) -> Dialogue:
     return Dialogue(*(rules or (GET_ANY,)), audit=True)

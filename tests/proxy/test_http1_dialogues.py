@@ -2,6 +2,7 @@
 
 import pytest
 
+from policies.engine import Permit
 from policies.ruleset import HttpRule
 from proxy.events import LegFailure
 from proxy.limits import Limits
@@ -21,6 +22,8 @@ REQUEST_TIMEOUT = answer(408, "Request Timeout")
 GATEWAY_TIMEOUT = answer(504, "Gateway Timeout")
 DENIED = "HTTP/1.1 403 Forbidden|Content-Type: text/plain|Content-Length: 15||Access denied|"
 NO_RULE = "no http rule for this peer on port 80 matched, selected by default/web-l7 by default-deny"
+
+pytestmark = pytest.mark.usefixtures("both_paths")
 
 
 def http(*rules: HttpRule, limits: Limits | None = None) -> Dialogue:
@@ -301,13 +304,14 @@ def test_informational_is_not_for_http10() -> None:
         << timer record
         << open
         >> open
-        << upstream GET /a HTTP/1.1|Host: a||
+        << upstream GET /a HTTP/1.1|Host: a|Connection: close||
         << resume
         >> upstream HTTP/1.1 103 Early Hints|Link: x||
         >> upstream HTTP/1.1 200 OK|Transfer-Encoding: chunked||2|hi|0||
         << downstream HTTP/1.1 200 OK|Connection: close||
         << record FORWARDED 200 GET /a allowed by r-get by r-get
         << downstream hi
+        << close upstream
         << finish, linger
     """)
 
@@ -480,7 +484,7 @@ def test_response_until_close_that_breaks_is_never_taken_for_whole() -> None:
         << timer record
         << open
         >> open
-        << upstream GET /a HTTP/1.1|Host: a||
+        << upstream GET /a HTTP/1.1|Host: a|Connection: close||
         << resume
         >> upstream HTTP/1.0 200 OK||abc
         << downstream HTTP/1.1 200 OK|Connection: close||
@@ -657,10 +661,17 @@ def test_pipelined_requests_whose_legs_fail_at_once_take_no_stack() -> None:
 
 def test_a_leg_that_stands_at_once_gets_head_and_body_in_order() -> None:
     talk = http()
-    talk.edge.open_upstream = lambda permit: talk.layer.upstream_open()  # type: ignore[method-assign]
+    opened = talk.edge.open_upstream
+
+    def open_at_once(permit: Permit) -> None:
+        opened(permit)
+        talk.layer.upstream_open()
+
+    talk.edge.open_upstream = open_at_once  # type: ignore[method-assign]
     talk.play("""
         >> downstream POST /a HTTP/1.1|Host: a|Content-Length: 5||hello
         << timer record
+        << open
         << upstream POST /a HTTP/1.1|Host: a|Content-Length: 5||
         << resume
         << upstream hello
@@ -672,3 +683,201 @@ def test_an_event_that_no_state_expects_is_a_bug() -> None:
         http().layer.upstream_data(b"x")
     with pytest.raises(RuntimeError):
         http().layer.upstream_open()
+
+
+# ---- where the two paths could part
+
+
+def test_a_body_that_comes_while_the_leg_is_opened_goes_behind_its_head() -> None:
+    http().play("""
+        >> downstream POST /a HTTP/1.1|Host: a|Content-Length: 10||
+        << timer record
+        << open
+        >> downstream hello
+        << pause
+        >> open
+        << upstream POST /a HTTP/1.1|Host: a|Content-Length: 10||
+        << resume
+        << upstream hello
+        >> downstream world
+        << upstream world
+    """)
+
+
+def test_a_body_and_more_that_come_while_the_leg_is_opened() -> None:
+    http().play(f"""
+        >> downstream POST /a HTTP/1.1|Host: a|Transfer-Encoding: chunked||3
+        << timer record
+        << open
+        >> downstream |abc|0||PATCH /b HTTP/1.1|Host: a||
+        << pause
+        >> open
+        << upstream POST /a HTTP/1.1|Host: a|Transfer-Encoding: chunked||
+        << resume
+        << upstream 3|abc|0||
+        >> upstream HTTP/1.1 200 OK|Content-Length: 0||
+        << downstream HTTP/1.1 200 OK|Content-Length: 0||
+        << record FORWARDED 200 POST /a allowed by r-post by r-post
+        << timer idle
+        << resume
+        << record DROPPED 403 PATCH /b {NO_RULE}
+        << downstream {DENIED}
+        << timer idle
+    """)
+
+
+def test_the_rest_of_a_body_in_pieces_behind_an_early_response() -> None:
+    """What is left of the body is no request, and a forbidden request in it is none."""
+    at_response(POST_ANY, method="POST", head="Content-Length: 42|").play("""
+        >> upstream HTTP/1.1 200 OK|Content-Length: 2||hi
+        << downstream HTTP/1.1 200 OK|Content-Length: 2||
+        << record FORWARDED 200 POST /a allowed by r-post by r-post
+        << downstream hi
+        << timer idle
+        >> downstream 0123456789
+        << upstream 0123456789
+        << timer idle
+        >> downstream POST /b HTTP/1.1|Host: a||
+        << upstream POST /b HTTP/1.1|Host: a||
+        << timer idle
+        >> downstream xyzPOST /c HTTP/1.1|Host: a||
+        << upstream xyz
+        << timer idle
+        << timer record
+        << upstream POST /c HTTP/1.1|Host: a||
+    """)
+
+
+def test_the_rest_of_a_chunked_body_in_pieces_behind_an_early_response() -> None:
+    at_response(POST_ANY, method="POST", head="Transfer-Encoding: chunked|").play("""
+        >> upstream HTTP/1.1 200 OK|Content-Length: 0||
+        << downstream HTTP/1.1 200 OK|Content-Length: 0||
+        << record FORWARDED 200 POST /a allowed by r-post by r-post
+        << timer idle
+        >> downstream 3|abc|
+        << upstream 3|abc|
+        << timer idle
+        >> downstream 20|POST /b HTTP/1.1|Host: a||xyz|0||
+        << upstream 20|POST /b HTTP/1.1|Host: a||xyz|0||
+        << timer idle
+    """)
+
+
+def test_a_client_that_ended_and_whose_last_request_is_denied() -> None:
+    http().play(f"""
+        >> downstream GET /a HTTP/1.1|Host: a||PATCH /b HTTP/1.1|Host: a||
+        << timer record
+        << open
+        >> downstream-eof
+        >> open
+        << upstream GET /a HTTP/1.1|Host: a||
+        << resume
+        >> upstream HTTP/1.1 200 OK|Content-Length: 0||
+        << downstream HTTP/1.1 200 OK|Content-Length: 0||
+        << record FORWARDED 200 GET /a allowed by r-get by r-get
+        << timer idle
+        << resume
+        << record DROPPED 403 PATCH /b {NO_RULE}
+        << downstream {DENIED}
+        << finish
+    """)
+
+
+def test_a_chunked_response_with_bytes_behind_it_ends_the_leg() -> None:
+    at_response().play("""
+        >> upstream HTTP/1.1 200 OK|Transfer-Encoding: chunked||2|hi|0||HTTP/1.1 200 OK|Content-Length: 4||evil
+        << downstream HTTP/1.1 200 OK|Transfer-Encoding: chunked||
+        << record FORWARDED 200 GET /a allowed by r-get by r-get
+        << downstream 2|hi|0||
+        << close upstream
+        << timer idle
+        << resume
+        >> downstream GET /b HTTP/1.1|Host: a||
+        << timer record
+        << open
+    """)
+
+
+def test_keep_alive_of_the_server_stops_here_where_the_client_closes() -> None:
+    at_response(head="Connection: close|").play("""
+        >> upstream HTTP/1.1 200 OK|Connection: close|Keep-Alive: timeout=5|Content-Length: 2||hi
+        << downstream HTTP/1.1 200 OK|Content-Length: 2|Connection: close||
+        << record FORWARDED 200 GET /a allowed by r-get by r-get
+        << downstream hi
+        << close upstream
+        << finish, linger
+    """)
+
+
+def test_rules_that_changed_while_a_request_was_out_of_the_ordinary() -> None:
+    """What met the new rules was the strict path; the hot path has them too when it gets the flow back."""
+    talk = idle()
+    talk.play(f"""
+        >> downstream GET /a HTTP/1.1|Host: a|
+        << timer head
+        >> rules /public
+        >> downstream |
+        << record DROPPED 403 GET /a {NO_RULE}
+        << downstream {DENIED}
+        << timer idle
+        >> downstream GET /a HTTP/1.1|Host: a||
+        << record DROPPED 403 GET /a {NO_RULE}
+        << downstream {DENIED}
+        << timer idle
+        >> downstream GET /public HTTP/1.1|Host: a||
+        << timer record
+        << upstream GET /public HTTP/1.1|Host: a||
+    """)
+
+
+def test_rules_that_somebody_else_asked_the_flow_about_meanwhile() -> None:
+    """As the server does at a swap, where a policy wants connections closed that a change no longer allows."""
+    talk = idle()
+    talk.play(">> rules /public")
+    talk.flow.judge()
+    talk.play(f"""
+        >> downstream GET /a HTTP/1.1|Host: a||
+        << record DROPPED 403 GET /a {NO_RULE}
+        << downstream {DENIED}
+        << timer idle
+    """)
+
+
+def test_half_a_head_meets_no_rules() -> None:
+    talk = http()
+    talk.play(f"""
+        >> rules /public
+        >> downstream GET /a HT
+        << timer head
+        >> expired head
+        << record DROPPED 408 limit_head_time by tulle:limit
+        << downstream {REQUEST_TIMEOUT}
+        << finish, linger
+    """)
+    assert [e.revision for e in talk.edge.events] == [1]
+
+
+@pytest.mark.parametrize(
+    ("field", "body"), [("Content-Length: 10", "hello"), ("Transfer-Encoding: chunked", "5|hello|0|")]
+)
+def test_a_client_that_ended_in_the_body_of_its_last_request(field: str, body: str) -> None:
+    talk = http()
+    talk.play(f"""
+        >> downstream GET /a HTTP/1.1|Host: a||POST /b HTTP/1.1|Host: a|{field}||{body}
+        << timer record
+        << open
+        >> open
+        << upstream GET /a HTTP/1.1|Host: a||
+        << resume
+        >> downstream-eof
+        >> upstream HTTP/1.1 200 OK|Content-Length: 0||
+        << downstream HTTP/1.1 200 OK|Content-Length: 0||
+        << record FORWARDED 200 GET /a allowed by r-get by r-get
+        << timer idle
+        << resume
+        << timer record
+        << upstream POST /b HTTP/1.1|Host: a|{field}||{"5|" * (field[0] == "T")}hello{"|" * (field[0] == "T")}
+        << record ERROR 400 POST /b client_aborted by r-post
+        << downstream {BAD_REQUEST}
+        << finish, linger
+    """)

@@ -1,10 +1,11 @@
 """Whatever both sides send and whenever: no exception leaves the layer, nothing goes upstream without a permit, and a
 flow that is over stays over."""
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.events import LegFailure, Timer
+from proxy.events import LegFailure
 from tests.proxy.dialogue import Dialogue
 from tests.proxy.helpers import POST_ANY, PUBLIC
 
@@ -58,10 +59,13 @@ STEPS = st.one_of(
 class Player:
     """Keeps to what the edge guarantees: no event for a leg that is not there, none after the end."""
 
-    def __init__(self) -> None:
-        self.talk = Dialogue(PUBLIC, POST_ANY)
-        self.dialling = self.leg = self.client_ended = self.leg_ended = self.over = self.paused = False
-        self.timer = Timer.IDLE
+    def __init__(self, *, recognise: bool) -> None:
+        self.talk = Dialogue(PUBLIC, POST_ANY, recognise=recognise)
+        self.dialling = self.leg = self.client_ended = self.leg_ended = self.over = False
+
+    @property
+    def paused(self) -> bool:
+        return self.talk.edge.paused
 
     def listen(self) -> None:
         said = self.talk.edge.said
@@ -77,10 +81,6 @@ class Player:
                 assert self.leg
             elif word in ("reset", "finish", "finish, linger"):
                 self.over = True
-            elif word in ("pause", "resume"):
-                self.paused = word == "pause"
-            elif word.startswith("timer "):
-                self.timer = Timer(word.removeprefix("timer "))
         said.clear()
 
     def step(self, what: str, data: bytes) -> None:
@@ -112,24 +112,25 @@ class Player:
             self.dialling = False
             layer.upstream_failed(LegFailure.REFUSED)
         elif what == "timer":
-            layer.expired(self.timer)
+            layer.expired(self.talk.edge.timer)
         elif what == "drain":
             layer.drain()
         elif what == "rules":
             box = self.talk.box
             box.swap(type(box.engine)(box.engine.ruleset))
         elif what == "full":
-            self.talk.edge.downstream_full = True
-        elif what == "roomy" and self.talk.edge.downstream_full:
-            self.talk.edge.downstream_full = False
+            self.talk.edge.full = True
+        elif what == "roomy" and self.talk.edge.full:
+            self.talk.edge.full = False
             layer.downstream_drained()
         self.listen()
 
 
+@pytest.mark.parametrize("recognise", [False, True], ids=["strict", "recognised"])
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(STEPS, max_size=25))
-def test_nothing_confuses_the_layer(steps: list[tuple[str, bytes]]) -> None:
-    player = Player()
+@given(steps=st.lists(STEPS, max_size=25))
+def test_nothing_confuses_the_layer(recognise: bool, steps: list[tuple[str, bytes]]) -> None:
+    player = Player(recognise=recognise)
     for what, data in steps:
         if player.over:
             break

@@ -12,6 +12,8 @@ from tests.proxy.helpers import GET_ANY, POST_ANY, eventually, read_head, rig, r
 
 GET = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n"
 
+pytestmark = pytest.mark.usefixtures("both_paths")
+
 
 @pytest.mark.parametrize(
     "head",

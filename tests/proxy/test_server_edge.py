@@ -31,6 +31,8 @@ from tests.proxy.helpers import (
 )
 
 GET = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n"
+
+pytestmark = pytest.mark.usefixtures("both_paths")
 MIB = 1024 * 1024
 
 

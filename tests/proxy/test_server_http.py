@@ -24,6 +24,8 @@ from tests.proxy.helpers import (
 
 GET = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n"
 
+pytestmark = pytest.mark.usefixtures("both_paths")
+
 
 def test_keep_alive_uses_one_leg_and_denials_keep_the_connection() -> None:
     async def body() -> None:
@@ -142,6 +144,30 @@ def test_hostile_request_never_reaches_the_application(data: bytes, status: int)
             assert (event.verdict, event.code) == ("DROPPED", status)
             assert event.rule
             await it.quiet()
+
+    run(body)
+
+
+@pytest.mark.parametrize(("data", "status"), [row[1:] for row in HOSTILE], ids=[row[0] for row in HOSTILE])
+def test_hostile_request_between_good_ones(data: bytes, status: int) -> None:
+    """Behind one that was answered, and in one piece with one that is not; what is behind it goes nowhere."""
+
+    async def body() -> None:
+        async with rig(HttpRule("r-all")) as it:
+            client = await it.connect()
+            with no_internal_error(it):
+                client.send(GET)
+                assert (await client.response())[0] == 200
+                client.send(GET + data + GET)
+                assert (await client.response())[0] == 200
+                assert (await client.rest()).startswith(b"HTTP/1.1 %d " % status)
+                assert bytes(it.app.received).startswith(GET + GET)
+                bad = bytes(it.app.received).removeprefix(GET + GET)
+                if b"chunk" in data and bad:  # its head was good
+                    assert b"GET" not in bad
+                else:
+                    assert bad == b""
+                assert it.counters["requests"] <= 3
 
     run(body)
 

@@ -11,6 +11,7 @@ import pytest
 from policies.ruleset import DirectionRules, EndpointRules, RuleSet
 from policies.wire import encode, encode_change
 from proxy.channel import Message
+from proxy.watch import Watch
 from proxy.worker import Worker
 from tests.proxy.helpers import run
 
@@ -42,7 +43,7 @@ def test_a_change_is_put_upon_the_rules_it_was_made_for_and_upon_no_others(tmp_p
             "audit": {"directory": str(tmp_path), "max_bytes": 1 << 20, "backups": 1, "stdout": False},
             "limits": {},
         }
-        worker = Worker(asyncio.get_running_loop(), control, settings)
+        worker = Worker(asyncio.get_running_loop(), Watch(), control, settings)
         change = encode_change(OLD, NEW)
         with pytest.raises(ValueError, match="a change of epoch 0, this worker has 0"):
             told(worker, change, epoch=8, base=0)  # it was told nothing yet
