@@ -24,14 +24,15 @@ _ROUNDS, _SECONDS = 3, 3
 _WORKERS = (1, 2)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
+def parser() -> argparse.ArgumentParser:
+    """The words that `./dev bench` knows."""
+    top = Parser(
         prog="./dev bench",
         allow_abbrev=False,
         description="Measure Tulle beside other ways to the same server.",
         epilog="example: ./dev bench http --rounds 1 --json rows.json",
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
 
     def add(name: str, text: str, more: str, example: str) -> argparse.ArgumentParser:
         return commands.add_parser(
@@ -101,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     spy.add_argument(
         "--cases", default=",".join(profile.PROFILED), metavar="LIST", help="which loads (default: %(default)s)"
     )
-    return parser
+    return top
 
 
 def _positive(text: str) -> int:
@@ -113,7 +114,7 @@ def _positive(text: str) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """0: everything was measured. 1: something was not. 2: the arguments are wrong. 130: interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(given)
+    options = parser().parse_args(given)
     try:
         work = _work(options)
         _check_place(getattr(options, "json", None))
@@ -183,9 +184,9 @@ def _profile(names: tuple[str, ...], seconds: int) -> None:
         print(file.relative_to(profile.FOLDER.parent.parent))
 
 
-def _is_default(options: argparse.Namespace) -> bool:
+def is_default(options: argparse.Namespace) -> bool:
     """Whether nothing that decides what is measured was changed."""
-    plain = _parser().parse_args([options.command])
+    plain = parser().parse_args([options.command])
     return all(getattr(options, name) == value for name, value in vars(plain).items() if name not in ("json", "write"))
 
 
@@ -203,7 +204,7 @@ def _tell(results: Results, options: argparse.Namespace, command: str) -> int:
     if getattr(options, "json", None) is not None:
         results.write_json(options.json)
     wanted = getattr(options, "write", False)
-    if wanted or (wanted is None and _is_default(options)):
+    if wanted or (wanted is None and is_default(options)):
         results.write_document(command)
     if said := results.text():
         print(said)
