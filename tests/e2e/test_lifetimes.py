@@ -19,7 +19,8 @@ from tests.helpers.cluster import Cluster, eventually, kill, tulle
 
 pytestmark = pytest.mark.root
 
-# Asks for /public and /private on new connections until its stdin ends; one line of counts at the end.
+# Asks for /public and /private on new connections until its stdin ends; says a line when both were answered, and one of
+# counts at the end.
 NEW_CONNECTIONS = """
 import collections, json, select, socket, sys, time
 counts, gap, last_ok = collections.Counter(), 0.0, time.monotonic()
@@ -39,9 +40,11 @@ while not select.select([sys.stdin], [], [], 0)[0]:
     if answer == "200":
         gap, last_ok = max(gap, time.monotonic() - last_ok), time.monotonic()
     counts["private " + ask("/private")] += 1
+    if counts.total() == 2:
+        print("begun", flush=True)
 print(json.dumps({"counts": counts, "longest_gap_s": round(gap, 3)}))
 """
-# One keep-alive connection, a request every 5 ms, until its stdin ends.
+# One keep-alive connection, a request every 5 ms, until its stdin ends; says a line with the first answer.
 KEEP_ALIVE = """
 import http.client, json, select, sys, time
 c = http.client.HTTPConnection("web", 80, timeout=10)
@@ -55,6 +58,8 @@ while not select.select([sys.stdin], [], [], 0.005)[0]:
     assert port in (None, c.sock.getsockname()[1]), "the connection was closed"
     port = c.sock.getsockname()[1]
     good += 1
+    if good == 1:
+        print("begun", flush=True)
 print(json.dumps({"good": good}))
 """
 
@@ -79,6 +84,11 @@ class Load:
     def __init__(self, lab: Cluster, pod: str, script: str) -> None:
         self._child = lab.start(pod, "python3", "-c", script)
 
+    def begin(self) -> None:
+        """Return when it has: what follows happens under load."""
+        assert self._child.stdout is not None
+        assert self._child.stdout.readline() == "begun\n"
+
     def end(self) -> dict[str, object]:
         out, err = self._child.communicate(input="end\n", timeout=60)
         assert self._child.returncode == 0, err
@@ -95,7 +105,7 @@ class Load:
 def load(lab: Cluster, pod: str, script: str) -> Iterator[Load]:
     running = Load(lab, pod, script)
     try:
-        time.sleep(0.5)  # it has begun: what follows happens under load
+        running.begin()
         yield running
     finally:
         running.stop()
