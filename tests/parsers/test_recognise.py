@@ -572,6 +572,7 @@ SPECIAL |= {b"http2-settings", b"te"}
 
 @settings(max_examples=EXAMPLES)
 @given(st.integers(0, 2**64 - 1))
+@pytest.mark.timeout(3000)
 def test_all_tokens_values_and_targets_but_the_special_ones(seed: int) -> None:
     """The subset is not smaller than it says: any visible target, names and values, unless they mean something."""
     source = random.Random(seed)  # noqa: S311 - the seed is hypothesis'
