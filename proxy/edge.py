@@ -258,6 +258,7 @@ class FlowEdge(Timed):
                 layer.downstream_data(data)
             else:
                 self._down.ended = True
+                self._down.want_read(False)  # it would be told for ever
                 self._unsettled = True
                 layer.downstream_eof()
             if self._unsettled:
@@ -291,6 +292,7 @@ class FlowEdge(Timed):
                 layer.upstream_data(data)
             else:
                 up.ended = True
+                up.want_read(False)
                 self._unsettled = True
                 layer.upstream_eof()
             if self._unsettled:

@@ -13,6 +13,7 @@ from policies.engine import Engine, HttpRequest, Verdict
 from policies.ruleset import Direction
 from proxy.accept import Origins, plain, reaches_listener
 from proxy.dial import HIGH_PORTS, PortChoice
+from proxy.edge import FlowEdge
 from proxy.limits import Limits
 from tests.proxy.helpers import (
     EGRESS,
@@ -403,6 +404,66 @@ def test_remove_endpoint_closes_its_listeners_only() -> None:
                 other = await it.connect()
                 other.send(GET)
                 assert (await other.response())[0] == 200
+
+    run(body)
+
+
+def reads(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
+    """Grows by one whenever an edge is told that it can read there."""
+    calls: list[int] = []
+    real = getattr(FlowEdge, name)
+
+    def told(edge: FlowEdge, events: int = 0) -> None:
+        calls.append(events)
+        real(edge, events)
+
+    monkeypatch.setattr(FlowEdge, name, told)
+    return calls
+
+
+def test_the_end_of_a_clients_sending_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = reads(monkeypatch, "_down_readable")
+    go = asyncio.Event()
+
+    async def app(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_head(reader)
+        await go.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+        await reader.read()
+
+    async def body() -> None:
+        async with rig(GET_ANY, app=app) as it:
+            client = await it.connect()
+            client.send(GET)
+            client.writer.write_eof()
+            await eventually(lambda: len(calls) >= 2)
+            for _ in range(200):  # turns of the loop, in each of which it would be told again
+                await asyncio.sleep(0)
+            go.set()
+            assert (await client.rest()).endswith(b"hello")
+            await it.quiet()
+            assert len(calls) <= 4  # at accept, with the request, and with the end
+
+    run(body)
+
+
+def test_the_end_of_a_servers_sending_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = reads(monkeypatch, "_up_readable")
+
+    async def app(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write_eof()
+        await reader.read()
+
+    async def body() -> None:
+        async with rig(GET_ANY, app=app, l4=True) as it:
+            client = await it.connect()
+            client.send(b"\0")
+            assert await client.rest() == b""
+            for _ in range(200):
+                await asyncio.sleep(0)
+            assert len(calls) == 1
+            client.close()
+            await it.quiet()
 
     run(body)
 
