@@ -11,7 +11,6 @@ connections between the same two ends do.
 """
 
 from collections.abc import Mapping, Sequence
-from ipaddress import ip_address
 from typing import Final, Protocol, Self
 
 import msgspec
@@ -93,18 +92,14 @@ class Pair:
     __slots__ = ("_texts", "destination", "endpoint", "ingress", "protocol", "source", "truncated", "version")
 
     def __init__(self, direction: int, source: Side, destination: Side, protocol: int = TCP) -> None:
-        """The ports of the sides are left out.
-
-        Raises:
-            ValueError: the source's address is none.
-        """
+        """The ports of the sides are left out."""
         self.ingress, self.protocol = direction == INGRESS, protocol
         own = destination if self.ingress else source
         self.endpoint = f"{own.namespace}/{own.pod_name}" if own.pod_name else own.address
         self.truncated: tuple[str, ...] = ()
         self.source = source.address, self._endpoint("source.labels", source)
         self.destination = destination.address, self._endpoint("destination.labels", destination)
-        self.version = "IPv6" if ip_address(source.address).version == 6 else "IPv4"
+        self.version = "IPv6" if ":" in source.address else "IPv4"
         self._texts: tuple[str, str, str] | None = None
 
     def _endpoint(self, field: str, side: Side) -> schema.Endpoint:

@@ -4,46 +4,49 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from agent.cli import Parser
-from bench import document, policies, rows, table
-from bench.cases import CASES, HTTP, chosen
+from bench import policies, processes, profile, scale
+from bench.benchlab import sweep
+from bench.cases import BULK, CASES, HTTP, chosen
 from bench.errors import BenchError
-from bench.peers.base import Peer
-from bench.run import ALWAYS, DEFAULT, PEERS, Outcome, run
+from bench.results import Results
+from bench.run import ALWAYS, DEFAULT, PEERS, endure, run, say
 
 _NOT_MEASURED = 1
 _USAGE = 2
 _INTERRUPTED = 130
+_SHORT = ("short_1k_c32",)
+_ROUNDS, _SECONDS = 3, 3
+_WORKERS = (1, 2)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
+def parser() -> argparse.ArgumentParser:
+    """The words that `./dev bench` knows."""
+    top = Parser(
         prog="./dev bench",
         allow_abbrev=False,
         description="Measure Tulle beside other ways to the same server.",
         epilog="example: ./dev bench http --rounds 1 --json rows.json",
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    http = commands.add_parser(
-        "http",
-        allow_abbrev=False,
-        help="HTTP/1.1: requests/s, latency, CPU and memory",
-        description="Requests/s, latency, CPU and memory with and without Tulle, in one interleaved run in labs of its "
-        "own. Exit status 0 when everything was measured, whatever the numbers are.",
-        epilog="example: ./dev bench http --peers direct,haproxy,envoy --rounds 3 --json rows.json",
-    )
-    http.add_argument("--rounds", type=_positive, default=3, metavar="N", help="interleaved rounds (default: 3)")
-    http.add_argument(
-        "--seconds", type=_positive, default=3, metavar="S", help="length of each measurement in s (default: 3)"
-    )
-    others = ",".join(name for name in PEERS if name != ALWAYS)
-    default = ",".join(DEFAULT)
-    http.add_argument(
-        "--peers", default=default, metavar="LIST", help=f"beside tulle; of {others} (default: {default})"
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+
+    def add(name: str, text: str, more: str, example: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            allow_abbrev=False,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}. {more} Exit status 0 when everything was measured, whatever the "
+            "numbers are.",
+            epilog=f"example: ./dev bench {name}{example}",
+        )
+
+    turns = "Peers take turns in one run, in labs of its own, and must be correct before they are measured."
+    http = add(
+        "http", "HTTP/1.1: requests/s, latency, CPU and memory", turns, " --peers direct,haproxy,envoy --rounds 3"
     )
     http.add_argument(
         "--cases",
@@ -51,18 +54,55 @@ def _parser() -> argparse.ArgumentParser:
         metavar="LIST",
         help=f"of {', '.join(CASES)} (default: all but idle_10000)",
     )
-    http.add_argument("--json", type=Path, metavar="FILE", help='write {"rows": [...]}, a row per case, peer and round')
-    http.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
-    language = commands.add_parser(
-        "policies",
-        allow_abbrev=False,
-        help="the cost of large policy sets: compile, one edit, one decision",
-        description="What a large cluster's policies cost, in one process, without a lab.",
-        epilog="example: ./dev bench policies --rounds 5",
+    connect = add("connect", "new connections: their rate beside other peers, and whether it holds for 90 s", turns, "")
+    bulk = add("bulk", "large bodies, down and up", turns, " --rounds 5")
+    every = add("all", "http with 10,000 idle connections, connect, scale and policies", turns, " --json rows.json")
+    grows = add(
+        "scale", "how cost grows with rules, documents, connections and pods", "Tulle alone.", " --axes rules,pods"
     )
+    grows.add_argument("--axes", default=",".join(scale.AXES), metavar="LIST", help="of %(default)s (default: all)")
+    for command in (http, connect, bulk, every, grows):
+        command.add_argument(
+            "--rounds", type=_positive, default=_ROUNDS, metavar="N", help="interleaved rounds (default: %(default)s)"
+        )
+        command.add_argument(
+            "--seconds",
+            type=_positive,
+            default=_SECONDS,
+            metavar="S",
+            help="length of each measurement in s (default: %(default)s)",
+        )
+        command.add_argument("--json", type=Path, metavar="FILE", help='write {"rows": [...]}')
+        command.add_argument(
+            "--write",
+            action=argparse.BooleanOptionalAction,
+            help="put tables and plots into docs/ (default: when everything that is measured is the default)",
+        )
+    for command in (http, connect, bulk, every):
+        others = ",".join(name for name in PEERS if name != ALWAYS)
+        command.add_argument(
+            "--peers",
+            default=",".join(DEFAULT),
+            metavar="LIST",
+            help=f"beside tulle, which is always measured; of {others} (default: %(default)s)",
+        )
+    for command in (http, bulk):
+        command.add_argument(
+            "--workers",
+            type=int,
+            choices=_WORKERS,
+            default=1,
+            help="workers of tulle, threads of the others (default: 1; case two_workers_1k_c32 always has 2)",
+        )
+    language = add("policies", "the cost of large policy sets: compile, one edit, one decision", "Without a lab.", "")
     language.add_argument("--rounds", type=_positive, default=5, metavar="N", help="median of so many (default: 5)")
-    language.add_argument("--json", type=Path, metavar="FILE", help='write {"rows": [...]}')
-    return parser
+    language.add_argument("--json", type=Path, metavar="FILE", help='write {"policies": [...]}')
+    spy = add("profile", "flame graphs of a busy worker, by py-spy, into docs/plots", "One per case.", " --seconds 10")
+    spy.add_argument("--seconds", type=_positive, default=10, metavar="S", help="of samples (default: 10)")
+    spy.add_argument(
+        "--cases", default=",".join(profile.PROFILED), metavar="LIST", help="which loads (default: %(default)s)"
+    )
+    return top
 
 
 def _positive(text: str) -> int:
@@ -74,43 +114,80 @@ def _positive(text: str) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """0: everything was measured. 1: something was not. 2: the arguments are wrong. 130: interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(given)
-    if options.command == "policies":
-        return _policies(options)
+    options = parser().parse_args(given)
     try:
-        kinds = _peers(options.peers)
-        cases = chosen(options.cases, CASES, "case")
-        if not cases:
-            raise BenchError("--cases names none")
-        _check_place(options.json)
+        work = _work(options)
+        _check_place(getattr(options, "json", None))
     except BenchError as error:
         return _fail(str(error), _USAGE)
     try:
-        if os.geteuid() != 0:
-            raise BenchError("the benchmark needs root: it makes network namespaces and loads eBPF programs")
-        signal.signal(signal.SIGTERM, _end)  # so that the labs go down
-        outcome = run(kinds, cases, options.rounds, options.seconds)
-        return _tell(outcome, options, f"./dev bench {' '.join(given)}")
+        if options.command != "policies":
+            if os.geteuid() != 0:
+                raise BenchError("the benchmark needs root: it makes network namespaces and loads eBPF programs")
+            signal.signal(signal.SIGTERM, _end)  # so that the labs go down
+            sweep()
+            processes.allow_many_files()
+        results = Results()
+        work(results)
+        return _tell(results, options, f"./dev bench {' '.join(given)}")
     except BenchError as error:
         return _fail(str(error), _NOT_MEASURED)
     except KeyboardInterrupt:
         return _fail("interrupted; the labs are down", _INTERRUPTED)
 
 
-def _policies(options: argparse.Namespace) -> int:
-    try:
-        _check_place(options.json)
-    except BenchError as error:
-        return _fail(str(error), _USAGE)
-    rows_of = policies.measure(options.rounds)
-    if options.json is not None:
-        policies.write_json(rows_of, options.json)
-    print(policies.report(rows_of))
-    return 0
+def _work(options: argparse.Namespace) -> Callable[[Results], None]:
+    """What the command does, once its words are known to mean something.
+
+    Raises:
+        BenchError: one of them does not.
+    """
+    if options.command == "policies":
+        return lambda results: results.language.extend(policies.measure(options.rounds))
+    if options.command == "profile":
+        profiled = tuple(case.name for case in chosen(options.cases, CASES, "case"))
+        return lambda _: _profile(profiled, options.seconds)
+    if options.command == "scale":
+        axes = chosen(options.axes, {axis: axis for axis in scale.AXES}, "axis")
+        if not axes:
+            raise BenchError("--axes names none")
+        return lambda results: _scale(results, axes, options)
+    kinds = chosen(f"{ALWAYS},{options.peers}", PEERS, "peer")
+    names = {"http": getattr(options, "cases", ""), "connect": ",".join(_SHORT), "bulk": ",".join(BULK)}.get(
+        options.command, ",".join(CASES)
+    )
+    cases = chosen(names, CASES, "case")
+    if not cases:
+        raise BenchError("--cases names none")
+    if getattr(options, "workers", 1) != 1:
+        cases = [case.with_workers(options.workers) for case in cases]
+
+    def measure(results: Results) -> None:
+        with_memory = options.command in ("http", "all")
+        results.http = run(kinds, cases, options.rounds, options.seconds, with_memory=with_memory)
+        if options.command in ("connect", "all"):
+            results.endurance = endure()
+        if options.command == "all":
+            _scale(results, scale.AXES, options)
+            say("policies: documents to rules, one edit, one decision")
+            results.language = policies.measure(1)
+
+    return measure
 
 
-def _peers(names: str) -> list[type[Peer]]:
-    return chosen(f"{ALWAYS},{names}", PEERS, "peer")
+def _scale(results: Results, axes: Sequence[str], options: argparse.Namespace) -> None:
+    results.points = scale.measure_axes(axes, options.rounds, options.seconds, say)
+
+
+def _profile(names: tuple[str, ...], seconds: int) -> None:
+    for file in profile.record(names, seconds):
+        print(file.relative_to(profile.FOLDER.parent.parent))
+
+
+def is_default(options: argparse.Namespace) -> bool:
+    """Whether nothing that decides what is measured was changed."""
+    plain = parser().parse_args([options.command])
+    return all(getattr(options, name) == value for name, value in vars(plain).items() if name not in ("json", "write"))
 
 
 def _check_place(path: Path | None) -> None:
@@ -123,25 +200,17 @@ def _check_place(path: Path | None) -> None:
         raise BenchError(f"--json: cannot write '{path}'")
 
 
-def _tell(outcome: Outcome, options: argparse.Namespace, command: str) -> int:
-    if options.json is not None:
-        rows.write_json(outcome.rows, options.json)
-    if options.write:
-        document.write(outcome, command)
-    print(_report(outcome))
-    for case, peer in outcome.missing:
+def _tell(results: Results, options: argparse.Namespace, command: str) -> int:
+    if getattr(options, "json", None) is not None:
+        results.write_json(options.json)
+    wanted = getattr(options, "write", False)
+    if wanted or (wanted is None and is_default(options)):
+        results.write_document(command)
+    if said := results.text():
+        print(said)
+    for case, peer in results.missing:
         sys.stderr.write(f"bench: not measured: {case} of {peer}: every row has errors\n")
-    return _NOT_MEASURED if outcome.missing else 0
-
-
-def _report(outcome: Outcome) -> str:
-    parts = [f"medians of {outcome.rounds} rounds of {outcome.seconds} s; {document.machine()}\n{outcome.disturbance}"]
-    parts += [f"{title}\n{table.plain(cells)}" for title, cells in table.of_cases(outcome.medians)]
-    if outcome.memories:
-        parts.append(f"memory\n{table.plain(table.of_memory(outcome.memories))}")
-    if outcome.goals:
-        parts.append(table.plain(table.of_goals(outcome.goals)))
-    return "\n\n".join(parts)
+    return _NOT_MEASURED if results.missing else 0
 
 
 def _fail(message: str, status: int) -> int:

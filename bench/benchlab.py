@@ -22,7 +22,7 @@ from lab.agents import tulle_command
 
 HERE = Path(__file__).resolve().parent
 WEB_PORT = 80
-CLIENT, FAR, WEB = "client", "far", "web"
+CLIENT, FAR, WEB, EXTRA = "client", "far", "web", "extra"
 FAR_NODE, NODE = "node-a", "node-b"
 _READY_S = 10.0
 _COMMAND_S = 180.0
@@ -31,11 +31,12 @@ _NAME = re.compile(r"bench-(\d+)-[a-z]+")
 
 
 class BenchLab:
-    """One lab; `up` and `down` may each be called once."""
+    """One lab; `up` and `down` may each be called once. `extra_pods` more pods, app: extra, idle on node-b."""
 
-    def __init__(self, kind: str, *, agents: bool) -> None:
+    def __init__(self, kind: str, *, agents: bool, extra_pods: int = 0) -> None:
         self.name = f"bench-{os.getpid()}-{kind}"
         self._agents = agents
+        self._extra_pods = extra_pods
 
     def up(self) -> None:
         """Make it and wait until `web` answers.
@@ -46,7 +47,7 @@ class BenchLab:
         # The pod's command has this checkout's paths, so the description is written here and not kept as a file.
         with TemporaryDirectory(prefix="tulle-bench-") as directory:
             description = Path(directory, "lab.yaml")
-            description.write_text(json.dumps(_description()), encoding="utf-8")
+            description.write_text(json.dumps(_description(self._extra_pods)), encoding="utf-8")
             options = [] if self._agents else ["--no-agent"]
             self.tulle("lab", "up", "--name", self.name, "--file", str(description), *options)
         deadline = time.monotonic() + _READY_S
@@ -124,7 +125,7 @@ def pids_of_labs() -> set[int]:
     return found
 
 
-def _description() -> dict[str, object]:
+def _description(extra_pods: int) -> dict[str, object]:
     """lab.yaml; JSON is YAML."""
     serve = [sys.executable, "-P", str(HERE / "server.py"), "--port", str(WEB_PORT)]
     return {
@@ -133,6 +134,7 @@ def _description() -> dict[str, object]:
             {"name": FAR, "node": FAR_NODE, "labels": {"app": FAR, "role": "client"}},
             {"name": WEB, "node": NODE, "command": serve},
             {"name": CLIENT, "node": NODE, "labels": {"app": CLIENT, "role": "client"}},
+            *({"name": f"extra-{i}", "node": NODE, "labels": {"app": EXTRA}} for i in range(extra_pods)),
         ],
     }
 

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.errors import BenchError
 
@@ -28,6 +28,8 @@ class Case:
     """Each request is a POST with a body of so many bytes; bytes/s are then those of request bodies."""
     varied: bool = False
     """Each request has a head like a browser's, about 600 bytes, with a cookie and a header that never come again."""
+    items: bool = False
+    """Each request has a path that never came before, below /items/."""
     workers: int = 1
     """Workers of tulle, threads of the other proxies."""
 
@@ -35,6 +37,10 @@ class Case:
     def needs_policy(self) -> bool:
         """Whether only a peer that enforces policy can answer so."""
         return self.status == 403  # RFC 9110 15.5.4
+
+    def with_workers(self, workers: int) -> "Case":
+        """The same load with at least so many workers, under the same name."""
+        return replace(self, workers=max(workers, self.workers))
 
     @property
     def headers(self) -> tuple[str, ...]:

@@ -2,8 +2,8 @@
 
     python -P bench/idle.py ADDRESS PORT COUNT
 
-Opens COUNT connections, makes one request on each, prints how many were answered well, holds them until standard
-input ends, and prints how many the other side has closed meanwhile.
+Opens COUNT connections, makes one request on each, prints how many were answered well, holds those until standard
+input ends, and prints how many the other side has closed meanwhile. When a whole batch has failed it opens no more.
 """
 
 import resource
@@ -12,23 +12,30 @@ import sys
 
 _REQUEST = b"GET /bench/1k HTTP/1.1\r\nHost: web\r\n\r\n"
 _BODY_BYTES = 1024
-_TIMEOUT_S = 20.0
+_TIMEOUT_S = 10.0
 # So many at once: a listen queue is not what is measured.
 _BATCH = 50
 
 
-def opened(address: str, port: int) -> socket.socket:
-    """A connection with its request on the way."""
-    sock = socket.create_connection((address, port), timeout=_TIMEOUT_S)
-    sock.sendall(_REQUEST)
+def opened(address: str, port: int) -> socket.socket | None:
+    """A connection with its request on the way; None where there is none."""
+    try:
+        sock = socket.create_connection((address, port), timeout=_TIMEOUT_S)
+        sock.sendall(_REQUEST)
+    except OSError as error:
+        sys.stderr.write(f"{error}\n")
+        return None
     return sock
 
 
 def answered(sock: socket.socket) -> bool:
-    """Whether the whole answer came and is a 200."""
+    """Whether the whole answer came, in time, and is a 200."""
     received = b""
     while True:
-        data = sock.recv(65536)
+        try:
+            data = sock.recv(65536)
+        except OSError:
+            return False
         if not data:
             return False
         received += data
@@ -53,12 +60,13 @@ def main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     held: list[socket.socket] = []
-    good = 0
     for start in range(0, count, _BATCH):
         batch = [opened(address, port) for _ in range(min(_BATCH, count - start))]
-        good += sum(map(answered, batch))
-        held += batch
-    print(good, flush=True)
+        good = [sock for sock in batch if sock is not None and answered(sock)]
+        held += good
+        if not good:
+            break
+    print(len(held), flush=True)
     sys.stdin.read()
     print(sum(map(closed, held)), flush=True)
 

@@ -1,7 +1,9 @@
 """One measurement: a case, a peer, a round."""
 
 import os
+import resource
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,8 @@ from bench.peers.base import Peer
 from bench.rows import Row
 
 _MIB = 1024 * 1024
+_OWN_FILES = 700  # stock, listeners, log, the load's own connections
+_EVEN = 0.9
 _SETTLE_S = 0.3  # a proxy may tidy up behind the last request
 
 
@@ -22,16 +26,27 @@ class Idle:
     """Idle connections that are held; `errors` is right once they are no longer."""
 
     def __init__(self, opened: int, wanted: int) -> None:
+        self.count = wanted
         self.errors = wanted - opened
 
 
+def affordable(count: int, workers: int = 1) -> int:
+    """How many of `count` connections one run can hold: two files each in a worker, some are its own.
+
+    The same for every peer. Workers share connections by a hash, so that two have room for a little less than twice.
+    """
+    room = (resource.getrlimit(resource.RLIMIT_NOFILE)[1] - _OWN_FILES) // 2
+    return min(count, room if workers == 1 else int(room * workers * _EVEN))
+
+
 @contextmanager
-def idle_connections(peer: Peer, count: int) -> Iterator[Idle]:
-    """Hold `count` keep-alive connections, each of which made one request, from the client pod.
+def idle_connections(peer: Peer, count: int, workers: int = 1) -> Iterator[Idle]:
+    """Hold `count` keep-alive connections, or as many as are affordable; each made one request, from the client pod.
 
     Raises:
         BenchError: they could not be opened at all.
     """
+    count = affordable(count, workers)
     command = peer.lab.python_inside(CLIENT, "idle.py", peer.lab.web_ipv4, str(WEB_PORT), str(count))
     with subprocess.Popen(  # noqa: S603 - a program of our own, no shell
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -45,7 +60,9 @@ def idle_connections(peer: Peer, count: int) -> Iterator[Idle]:
         try:
             yield idle
         finally:
-            closed, _ = process.communicate("")
+            closed, said = process.communicate("")
+            if idle.errors:
+                sys.stderr.write(f"bench: idle connections: {idle.errors} were not to be had: {said.strip()[-200:]}\n")
             idle.errors += int(closed) if closed.strip().isdecimal() else count
 
 
@@ -61,7 +78,7 @@ def measure(peer: Peer, case: Case, number: int, seconds: int) -> Measured:
     """Put the case's load on the peer, which is in place and checked, for so long."""
     if not case.idle:
         return _measure(peer, case, number, seconds, None)
-    with idle_connections(peer, case.idle) as idle:
+    with idle_connections(peer, case.idle, case.workers) as idle:
         time.sleep(_SETTLE_S)
         done = _measure(peer, case, number, seconds, processes.usage(peer.pids).rss_bytes)
     return replace(done, row=replace(done.row, errors=done.row.errors + idle.errors))

@@ -6,6 +6,7 @@ not counted.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench import processes
@@ -26,31 +27,38 @@ class Memory:
     """Of one peer. Roles are those of `Peer.processes`; sizes are resident bytes of all their processes.
 
     big_body_before and big_body_peak: of the processes that bytes go through, around one answer of a GiB.
+    with_idle: resident bytes by role for each number of idle connections.
     """
 
     peer: str
     at_rest: dict[str, int]
-    per_idle_connection: float
+    with_idle: dict[int, dict[str, int]]
     idle_errors: int
     big_body_before: int
     big_body_peak: int
     big_body_s: float
 
+    @property
+    def per_idle_connection(self) -> float:
+        """Bytes, by the first number of connections."""
+        count, roles = next(iter(self.with_idle.items()))
+        return (sum(roles.values()) - sum(self.at_rest.values())) / count
 
-def measure(peer: Peer) -> Memory:
-    """Measure a peer that is in place and checked.
+
+def measure(peer: Peer, counts: Sequence[int] = (IDLE_CONNECTIONS,)) -> Memory:
+    """Measure a peer that is in place and checked, with each of these numbers of idle connections, smallest first.
 
     Raises:
         BenchError: the big body did not arrive whole.
     """
-    pids = peer.pids
     time.sleep(_SETTLE_S)
-    roles = {role: processes.usage(some).rss_bytes for role, some in sorted(peer.processes().items())}
-    before = processes.usage(pids).rss_bytes
-    with idle_connections(peer, IDLE_CONNECTIONS) as idle:
-        time.sleep(_SETTLE_S)
-        grown = processes.usage(pids).rss_bytes - before
-    return Memory(peer.name, roles, grown / IDLE_CONNECTIONS, idle.errors, *_big_body(peer))
+    at_rest, with_idle, errors = peer.memory(), {}, 0
+    for count in counts:
+        with idle_connections(peer, count) as idle:
+            time.sleep(_SETTLE_S)
+            with_idle[idle.count] = peer.memory()
+        errors += idle.errors
+    return Memory(peer.name, at_rest, with_idle, errors, *_big_body(peer))
 
 
 def _big_body(peer: Peer) -> tuple[int, int, float]:

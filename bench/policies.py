@@ -3,7 +3,6 @@ edit, and one decision by the number of rules on a port. Times are this machine'
 """
 
 import itertools
-import json
 import statistics
 import tempfile
 import time
@@ -170,8 +169,3 @@ def report(rows: list[Row]) -> str:
     """A line per row."""
     width = max(len(row.case) for row in rows)
     return "\n".join(f"{row.case:<{width}}  {row.value:10.2f} {row.unit}" for row in rows)
-
-
-def write_json(rows: list[Row], path: Path) -> None:
-    """`{"rows": [{"case", "value", "unit"}]}`."""
-    path.write_text(json.dumps({"rows": [{"case": r.case, "value": r.value, "unit": r.unit} for r in rows]}) + "\n")

@@ -35,7 +35,8 @@ function init(args)
     end
   elseif kind == "paths" then
     local finish = " HTTP/1.1\r\nHost: " .. wrk.headers["Host"] .. "\r\n\r\n"
-    local start = "GET " .. args[2]
+    math.randomseed(os.time())
+    local start = "GET " .. args[2] .. math.random(1000, 9999) .. "0"
     request = function()
       made = made + 1
       return start .. made .. finish

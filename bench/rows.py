@@ -1,9 +1,7 @@
 """What one measurement gives, and what several give together. The fields are the contract of `--json`."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from statistics import median
 
 
@@ -44,11 +42,6 @@ class Medians:
     machine_cpu_s_per_10k: float
     rss_mib: float
     void: int
-
-
-def write_json(rows: Sequence[Row], path: Path) -> None:
-    """`{"rows": [...]}`, in the order in which they were measured."""
-    path.write_text(json.dumps({"rows": [asdict(row) for row in rows]}, indent=1) + "\n", encoding="utf-8")
 
 
 def medians(rows: Sequence[Row]) -> dict[tuple[str, str], Medians]:

@@ -1,14 +1,15 @@
 """`bench http`: labs up, peers checked, every case of every peer in turn, labs down."""
 
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 
-from bench import goals, memory, processes, wrk
+from bench import connect, memory, processes, wrk
 from bench.benchlab import BenchLab, sweep
-from bench.cases import CASES, Case
+from bench.cases import CASES, HTTP, Case
 from bench.measure import Measured, measure
 from bench.peers.base import Peer
 from bench.peers.direct import Direct
@@ -42,11 +43,7 @@ class Outcome:
     @property
     def disturbance(self) -> str:
         """What else the machine did, for the line above the tables."""
-        cores = [one.foreign_cores for one in self.measured]
-        text = f"other processes took {median(cores):.1f} cores meanwhile (median; at most {max(cores):.1f})"
-        if median(cores) > _QUIET_CORES:
-            text += ": too much to compare requests/s, CPU s/10k is steadier"
-        return text
+        return disturbance(self.measured)
 
     @property
     def medians(self) -> dict[tuple[str, str], Medians]:
@@ -54,20 +51,32 @@ class Outcome:
         return medians(sorted(self.rows, key=lambda row: (cases.index(row.case), peers.index(row.peer))))
 
     @property
-    def goals(self) -> list[goals.Goal]:
-        return goals.judged(self.medians, self.memories)
+    def is_whole(self) -> bool:
+        """Whether it is a table of all of `bench http`, as the document has it."""
+        return set(HTTP) <= {row.case for row in self.rows}
 
     @property
     def missing(self) -> list[tuple[str, str]]:
         return missing(self.rows)
 
 
+def disturbance(measured: Sequence[Measured]) -> str:
+    """What processes of nobody's here took meanwhile, in words."""
+    cores = [one.foreign_cores for one in measured]
+    text = f"other processes took {median(cores):.1f} cores meanwhile (median; at most {max(cores):.1f})"
+    if median(cores) > _QUIET_CORES:
+        text += ": too much to compare requests/s, CPU s/10k is steadier"
+    return text
+
+
 def say(text: str) -> None:
     """Progress; standard output is for the tables."""
-    sys.stderr.write(f"bench: {text}\n")
+    sys.stderr.write(f"bench: {time.strftime('%H:%M:%S')} {text}\n")
 
 
-def run(kinds: Sequence[type[Peer]], cases: Sequence[Case], rounds: int, seconds: int) -> Outcome:
+def run(
+    kinds: Sequence[type[Peer]], cases: Sequence[Case], rounds: int, seconds: int, *, with_memory: bool = True
+) -> Outcome:
     """Measure these peers in labs made for it.
 
     Raises:
@@ -82,24 +91,46 @@ def run(kinds: Sequence[type[Peer]], cases: Sequence[Case], rounds: int, seconds
         for workers in sorted({case.workers for case in cases}):
             now = [case for case in cases if case.workers == workers]
             able = [peer for peer in peers if peer.max_workers is None or workers <= peer.max_workers]
-            memories += _ready(able, workers, with_memory=not memories)
+            counts = sorted({memory.IDLE_CONNECTIONS, *(case.idle for case in cases if case.idle)})
+            memories += _ready(able, workers, counts if with_memory and not memories else ())
             measured += _rounds(able, now, rounds, seconds)
     return Outcome(rounds, seconds, measured, memories)
 
 
-def _ready(peers: Sequence[Peer], workers: int, *, with_memory: bool) -> list[memory.Memory]:
-    """Start every peer with so many workers, prove that it is correct, measure its memory, warm it up."""
+def _ready(peers: Sequence[Peer], workers: int, idle: Sequence[int]) -> list[memory.Memory]:
+    """Start every peer with so many workers, prove that it is correct, warm it up; before that, its memory with these
+    numbers of idle connections."""
     memories = []
     for peer in peers:
         say(f"{peer.name}: starts with {workers} worker{'s' if workers > 1 else ''}, and is checked")
         peer.start(workers)
         with peer.in_place():
             peer.check()
-            if peer.pids and with_memory:
+            if peer.pids and idle:
                 say(f"{peer.name}: memory")
-                memories.append(memory.measure(peer))
+                memories.append(memory.measure(peer, idle))
             wrk.run(peer.lab, CASES["keepalive_1k_c32"], _WARM_UP_S)
     return memories
+
+
+def endure(seconds: int = connect.SECONDS) -> list[connect.Endurance]:
+    """New connections to `tulle` for so long, each side closing first in its turn, in a lab made for it.
+
+    Raises:
+        BenchError: the lab or the load does not work.
+    """
+    sweep()
+    processes.allow_many_files()
+    with ExitStack() as stack:
+        (peer,) = _made([Tulle], stack)
+        _ready([peer], 1, ())
+        found = []
+        for side in connect.SIDES:
+            say(f"new connections for {seconds} s, the {side} closes first")
+            found.append(connect.measure(peer, side, seconds))
+            rates = ", ".join(f"{row.requests_per_s:,.0f}" for row in found[-1].rows)
+            say(f"connections/s in windows of {connect.WINDOW_S} s: {rates}; failures: {found[-1].failures or 'none'}")
+        return found
 
 
 def _made(kinds: Sequence[type[Peer]], stack: ExitStack) -> list[Peer]:

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from bench.cases import CASES
+from bench.connect import Endurance
 from bench.goals import Goal
 from bench.memory import Memory
-from bench.rows import Medians
+from bench.rows import Medians, medians
+from bench.scale import Point
 
 type Cells = list[tuple[str, ...]]
 
@@ -53,7 +55,16 @@ def _ratio(row: Medians, other: Medians | None) -> str:
 
 def of_memory(memories: Sequence[Memory]) -> Cells:
     """One row per peer that has processes."""
-    rows: Cells = [("peer", "at rest, MiB", "KiB per idle connection", "1 GiB body: before, peak, MiB", "MiB/s")]
+    rows: Cells = [
+        (
+            "peer",
+            "at rest, MiB",
+            "with idle connections, MiB",
+            "KiB per idle connection",
+            "1 GiB body: before, peak, MiB",
+            "MiB/s",
+        )
+    ]
     for memory in memories:
         rest = ", ".join(f"{role} {size / _MIB:.1f}" for role, size in memory.at_rest.items())
         void = f" (void: {memory.idle_errors} errors)" if memory.idle_errors else ""
@@ -61,12 +72,77 @@ def of_memory(memories: Sequence[Memory]) -> Cells:
             (
                 memory.peer,
                 rest,
+                ", ".join(f"{count:,}: {sum(roles.values()) / _MIB:.1f}" for count, roles in memory.with_idle.items()),
                 f"{memory.per_idle_connection / 1024:.1f}{void}",
                 f"{memory.big_body_before / _MIB:.1f}, {memory.big_body_peak / _MIB:.1f}",
                 f"{1024 / memory.big_body_s:,.0f}",
             )
         )
     return rows
+
+
+def of_endurance(found: Sequence[Endurance]) -> Cells:
+    """A row per side and window."""
+    cells: Cells = [("closes first", "window", "connections/s", "p50 µs", "p99 µs", "CPU s/10k", "RSS MiB", "failures")]
+    for turn in found:
+        for row in turn.rows:
+            cells.append(
+                (
+                    turn.side,
+                    str(row.round),
+                    f"{row.requests_per_s:,.0f}",
+                    f"{row.p50_us:,.0f}",
+                    f"{row.p99_us:,.0f}",
+                    f"{row.cpu_s_per_10k:.2f}",
+                    f"{row.rss_mib:.1f}",
+                    f"{row.errors:,}",
+                )
+            )
+    return cells
+
+
+def of_points(axis: str, points: Sequence[Point]) -> Cells:
+    """A row per setting of one axis and load; medians of its rounds."""
+    cells: Cells = [
+        (
+            axis,
+            "load",
+            "requests/s",
+            "p50 µs",
+            "p99 µs",
+            "CPU s/10k",
+            "void",
+            "idle cores",
+            "in force, s",
+            "memory, MiB",
+        )
+    ]
+    for point in points:
+        rows = [one.row for one in point.measured]
+        found = medians(rows)
+        for case in dict.fromkeys(row.case for row in rows):
+            row = found.get((case, "tulle"))
+            numbers = ("-",) * 4
+            if row is not None:
+                numbers = (
+                    f"{row.requests_per_s:,.0f}",
+                    f"{row.p50_us:,.0f}",
+                    f"{row.p99_us:,.0f}",
+                    f"{row.cpu_s_per_10k:.2f}",
+                )
+            void = row.void if row is not None else len([each for each in rows if each.case == case])
+            cells.append(
+                (
+                    f"{point.count:,}",
+                    "new paths" if "varied" in case else "one path",
+                    *numbers,
+                    str(void),
+                    f"{point.idle_cores:.2f}",
+                    f"{point.change_s:.1f}" if point.change_s else "-",
+                    ", ".join(f"{role} {size / _MIB:.0f}" for role, size in point.memory.items()),
+                )
+            )
+    return cells
 
 
 def of_goals(goals: Sequence[Goal]) -> Cells:

@@ -64,6 +64,8 @@ def _script_arguments(case: Case) -> list[str]:
     """What report.lua is told."""
     if case.upload_bytes:
         return ["upload", str(case.upload_bytes)]
+    if case.items:
+        return ["paths", "/items/"]
     return ["varied"] if case.varied else []
 
 

@@ -1,6 +1,7 @@
 """Where an accepted connection came from and wanted to go, and the destinations that are never dialled."""
 
 import socket
+from functools import lru_cache
 from ipaddress import ip_address
 
 from policies.ruleset import Direction
@@ -34,8 +35,13 @@ class Origins:
     def forbidden(self, original: Address) -> bool:
         """Whether a destination can only have been dialled from inside, or by mistake: loopback and what is no address
         of one host. Dialling it would reach ourselves or the pod's own loopback on behalf of somebody else."""
-        address = ip_address(original[0])
-        return address.is_loopback or address.is_unspecified or address.is_multicast
+        return _is_no_host(original[0])
+
+
+@lru_cache(maxsize=4096)  # a pod has a few addresses and dials some more; to read one costs 2 µs
+def _is_no_host(text: str) -> bool:
+    address = ip_address(text)
+    return address.is_loopback or address.is_unspecified or address.is_multicast
 
 
 def reaches_listener(

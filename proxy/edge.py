@@ -22,6 +22,7 @@ from proxy.events import Layer, LegFailure, Timer
 from proxy.flow import Address, Flow
 from proxy.flow_event import ERROR, RULE_GUARD
 from proxy.limits import Limits
+from proxy.relay import Relay
 from proxy.side import Side
 from proxy.timers import Timed, Timers
 from proxy.watch import Watch
@@ -37,6 +38,7 @@ class Home(Protocol):
     limits: Limits
     counters: dict[str, int]
     dialler: Dialler
+    relay: Relay
     lingering: int
 
     def forget(self, edge: "FlowEdge") -> None:
@@ -229,6 +231,14 @@ class FlowEdge(Timed):
     def _down_readable(self, _events: int = 0) -> None:
         try:
             size = self._read_down
+            layer = self._layer
+            if size > self._home.limits.read_bytes and self._up is not None and layer is not None:
+                moved = self._relay(self._down, self._up, layer.passing_up)
+                if moved:
+                    layer.passed_up(moved)
+                    if self._unsettled:
+                        self._settle()
+                    return
             try:
                 data = self._down.recv(size)
             except BlockingIOError:
@@ -241,7 +251,6 @@ class FlowEdge(Timed):
             if self._finishing:
                 self._throw_away(data)
                 return
-            layer = self._layer
             if layer is None:
                 raise RuntimeError("a flow without a layer")
             if data:
@@ -262,6 +271,13 @@ class FlowEdge(Timed):
             up, layer = self._up, self._layer
             if up is None or layer is None:
                 raise RuntimeError("bytes from a leg that is not there")
+            if self._read_up > self._home.limits.read_bytes:
+                moved = self._relay(up, self._down, layer.passing_down)
+                if moved:
+                    layer.passed_down(moved)
+                    if self._unsettled:
+                        self._settle()
+                    return
             try:
                 data = up.recv(self._read_up)
             except BlockingIOError:
@@ -283,6 +299,19 @@ class FlowEdge(Timed):
                 self._settle()
         except Exception:  # noqa: BLE001  as above
             self.crashed()
+
+    def _relay(self, source: Side, target: Side, most: int) -> int:
+        """Move octets that the layer need not see; 0 when they are better read, or are not there."""
+        limits = self._home.limits
+        if most < limits.relay_bytes or target.unsent or target.broken or self._finishing:
+            return 0
+        try:
+            moved = self._home.relay.move(source, target, min(most, limits.bulk_read_bytes))
+        except OSError:
+            return 0  # reading meets the same error and tells
+        if target.unsent:
+            self._unsettled = True
+        return moved or 0
 
     def _down_writable(self) -> None:
         try:

@@ -50,6 +50,20 @@ class Layer(Protocol):
     def downstream_drained(self) -> None:
         """Unsent bytes to the client fell below the low-water mark after `downstream_full` was true."""
 
+    @property
+    def passing_down(self) -> int:
+        """Octets from the leg that may go to the client without being seen; `passed_down` tells when some did."""
+
+    @property
+    def passing_up(self) -> int:
+        """Likewise from the client to the leg."""
+
+    def passed_down(self, count: int) -> None:
+        """So many of them went."""
+
+    def passed_up(self, count: int) -> None:
+        """So many of them went."""
+
     def upstream_open(self) -> None:
         """The leg asked for stands."""
 

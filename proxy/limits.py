@@ -33,6 +33,7 @@ class Limits:
         of 2 Gbit/s; both directions of a stalled flow hold at most this and one read each.
     read_bytes, bulk_read_bytes: one read; the second once a read came back full. 64 KiB stays below malloc's mmap
     threshold.
+    relay_bytes: a plain body of which so much is to come is moved from socket to socket once reads come back full.
     connections_per_endpoint: of one pod. 20,000 connections of 40 KiB are 800 MiB: the most a node should spend on one
         pod. The agent gives each worker its share, as each counts its own. Crossing: 503 and close.
     max_lingering: connections of the whole worker in `linger_s`; above it they are reset.
@@ -59,6 +60,7 @@ class Limits:
     low_water: int = 64 * KIB
     read_bytes: int = 64 * KIB
     bulk_read_bytes: int = 256 * KIB
+    relay_bytes: int = 128 * KIB
     connections_per_endpoint: int = 20_000
     max_lingering: int = 1_000
     accept_batch: int = 64

@@ -26,6 +26,7 @@ from proxy.layers.opaque import OpaqueLayer
 from proxy.layers.recognised import Patterns, RecognisedLayer
 from proxy.limits import Limits
 from proxy.policy_box import PolicyBox
+from proxy.relay import Relay
 from proxy.timers import Timers
 from proxy.watch import READ, Watch
 
@@ -83,6 +84,7 @@ class Server:
         self.counters = new_counters() if counters is None else counters
         self.timers = Timers(loop)
         self.dialler = Dialler(loop, self.timers, upstreams, self.limits, self.counters)
+        self.relay = Relay()
         self.lingering = 0
         self._policy = policy
         self._emit = emit
@@ -164,6 +166,7 @@ class Server:
             for edge in list(edges):
                 edge.reset()
         self.timers.close()
+        self.relay.close()
         if self._own_watch:
             self.watch.close(self.loop)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 
 from redirect.errors import RedirectError, kernel_error
 from redirect.netns import Netns
@@ -26,6 +27,9 @@ LISTENER_PORTS = range(20000, 60000)  # below the leg ports (61000 up), above wh
 BACKLOG = 4096  # net.core.somaxconn cuts it; full means a SYN dropped and sent again after 1 s
 ATTEMPTS = 64  # ports tried: with half of them taken, all fail once in 2**64
 
+PACED = b"bbr"  # and its later versions: bbr2, bbr3
+UNPACED = b"cubic"
+
 IP_TRANSPARENT = 19  # include/uapi/linux/in.h
 IPV6_TRANSPARENT = 75  # include/uapi/linux/in6.h
 SO_BINDTOIFINDEX = 62  # include/uapi/asm-generic/socket.h, kernel 5.0; a third of what a device's name costs
@@ -38,6 +42,16 @@ def _transparent(sock: socket.socket, family: int) -> None:
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
+
+
+def _choose_congestion_control(listener: socket.socket) -> None:
+    """Let what a listener accepts send by CUBIC where the pod's default is BBR, which takes a sixth more CPU time for
+    bulk (docs/decisions/0013-connection-set-up.md). Any other default is somebody's choice and stays, and so does BBR
+    where CUBIC is not to be had."""
+    default = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)  # TCP_CA_NAME_MAX
+    if default.startswith(PACED):
+        with suppress(OSError):
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, UNPACED)
 
 
 def _tcp(family: int) -> socket.socket:
@@ -74,6 +88,7 @@ def open_listener(
                 if family == socket.AF_INET6:
                     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 _transparent(sock, family)
+                _choose_congestion_control(sock)
                 _bind_random(sock, "::" if family == socket.AF_INET6 else "0.0.0.0", avoid)  # noqa: S104 - any original destination
                 sock.listen(BACKLOG)
             except BaseException:

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from bench import processes
 from bench.benchlab import CLIENT, BenchLab
 from bench.errors import BenchError
 
@@ -54,6 +55,14 @@ class Peer(ABC):
         if self.policy:
             for method, path in _BAD:
                 self._expect(method, path, (_FORBIDDEN, None))
+
+    def check_served(self, path: str, size: int) -> None:
+        """Prove that one path arrives whole; raises BenchError."""
+        self._expect("GET", path, (200, size))
+
+    def memory(self) -> dict[str, int]:
+        """Resident bytes by role, now."""
+        return {role: processes.usage(pids).rss_bytes for role, pids in sorted(self.processes().items())}
 
     def _expect(self, method: str, path: str, wanted: tuple[int, int | None]) -> None:
         status, size = self.lab.ask(CLIENT, method, path)

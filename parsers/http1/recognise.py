@@ -10,7 +10,7 @@ h11 as the second reader, reads it. The property that makes this safe, held by `
 
 A match gives the groups named below; what follows the head begins at `match.end()`. What is the caller's:
 
-- the limit of a head's size, compared with `match.end()`;
+- the limit of a head's size (`match.end() - match.start()`);
 - to match where a message begins and nowhere else, and once: a head that is not complete is left to the strict path, or
   a client that sends octet by octet costs the square of what it sends;
 - a response to HEAD has no body, whatever it says, and one with R_CHUNKED is for the strict path, which drops that

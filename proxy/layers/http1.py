@@ -129,6 +129,7 @@ class Http1Layer:
     )
 
     opaque = False
+    passing_down = passing_up = 0  # everything is read here
 
     def __init__(
         self,
@@ -322,6 +323,12 @@ class Http1Layer:
             self._drop_leg()
         else:
             self._upstream_broke("upstream_reset", reset=True)
+
+    def passed_down(self, count: int) -> None:
+        """Never."""
+        raise RuntimeError("octets passed unseen")
+
+    passed_up = passed_down
 
     # ---- events: time and management
 

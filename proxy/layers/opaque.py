@@ -7,6 +7,8 @@ from proxy.events import LegFailure, Timer
 from proxy.flow import Flow
 from proxy.flow_event import AUDIT, ERROR, FORWARDED, RULE_LIMIT, RULE_PROTOCOL
 
+_EVERYTHING = 1 << 40
+
 
 class OpaqueLayer:
     """Copy until both sides have ended; the edge closes a flow whose four ends have all ended."""
@@ -82,6 +84,24 @@ class OpaqueLayer:
     def upstream_data(self, data: bytes) -> None:
         """From the server."""
         self._edge.send_downstream(data)
+        self._moved()
+
+    @property
+    def passing_down(self) -> int:
+        """Everything."""
+        return _EVERYTHING
+
+    @property
+    def passing_up(self) -> int:
+        """Everything, once what came before is out."""
+        return _EVERYTHING if self._open else 0
+
+    def passed_down(self, count: int) -> None:
+        """From the server."""
+        self._moved()
+
+    def passed_up(self, count: int) -> None:
+        """From the client."""
         self._moved()
 
     def upstream_eof(self) -> None:

@@ -221,6 +221,30 @@ class RecognisedLayer:
         else:
             self._hand_over().upstream_lost()
 
+    @property
+    def passing_down(self) -> int:
+        """What is to come of a response with a length."""
+        return self._response if self._stage == ANSWERED else 0
+
+    @property
+    def passing_up(self) -> int:
+        """What is to come of a request with a length."""
+        return self._body if self._stage in (SENT, ANSWERED) else 0
+
+    def passed_down(self, count: int) -> None:
+        """Some of the response went."""
+        self._response -= count
+        if self._response or self._body or self._chunks is not None:
+            self._moved()
+        else:
+            self._finish()
+
+    def passed_up(self, count: int) -> None:
+        """Some of the request went."""
+        self._body -= count
+        self._expects = 0
+        self._body_went()
+
     # ---- events: time and management
 
     def expired(self, timer: Timer) -> None:
@@ -381,6 +405,9 @@ class RecognisedLayer:
             self._body = left - len(data)
             self._expects = 0
             self._edge.pass_upstream(data)
+        self._body_went()
+
+    def _body_went(self) -> None:
         if self._stage == ANSWERED:
             self._moved()
             # INVARIANT: what is left of a body is never looked at as a request

@@ -20,14 +20,40 @@ static __always_inline u32 l7_hash(const struct l7_addr *src, u16 sport, u16 dpo
     return h;
 }
 
-// Hand the packet to a live listener. Start and step come from the 4-tuple's hash: an odd step visits all 16 slots, and
-// connections of empty slots spread over the live ones instead of all falling to the next. The same 4-tuple finds the
-// same listener for as long as that one lives, which SYN cookies need.
+// What a slot has to say for a connection: as good as drawn anew for each pair of both.
+static __always_inline u32 l7_weight(u32 hash, u32 slot) {
+    u32 w = hash + slot * 0x9e3779b9; // murmur3's finaliser again, over another value for each slot
+    w ^= w >> 16;
+    w *= 0x85ebca6b;
+    w ^= w >> 13;
+    w *= 0xc2b2ae35;
+    w ^= w >> 16;
+    return w;
+}
+
+// Hand the packet to a live listener: of all live ones the one of the greatest weight, so that each gets the same share
+// whichever slots are live. (A walk over the slots from a start and by a step that both came from the hash gave the
+// outer ones of four neighbours 16 % more than their share, and of some sets 38 %.) The same 4-tuple finds the same
+// listener for as long as that one lives and no greater one comes, which SYN cookies need.
 static __always_inline u8 l7_assign(struct bpf_sk_lookup *ctx, u32 endpoint, u8 direction, bool six, u32 hash) {
     u32 base = l7_first_slot(endpoint, direction, six);
-    u32 step = (hash >> 8) | 1;
+    u32 greatest = 0, best = L7_SLOTS;
     for (u32 i = 0; i < L7_SLOTS; i++) {
-        u32 index = base + ((hash + i * step) & (L7_SLOTS - 1));
+        u32 index = base + i;
+        struct bpf_sock *sk = (struct bpf_sock *)l7_listeners.lookup(&index);
+        if (!sk)
+            continue;
+        bpf_sk_release(sk);
+        u32 weight = l7_weight(hash, i);
+        if (best == L7_SLOTS || weight > greatest) {
+            greatest = weight;
+            best = i;
+        }
+    }
+    if (best == L7_SLOTS)
+        return L7_R_NO_LISTENER;
+    for (u32 i = 0; i < L7_SLOTS; i++) { // the first, unless it has gone this moment or does not take it
+        u32 index = base + ((best + i) & (L7_SLOTS - 1));
         struct bpf_sock *sk = (struct bpf_sock *)l7_listeners.lookup(&index);
         if (!sk)
             continue;

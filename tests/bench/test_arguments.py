@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.__main__ import main
+from bench.__main__ import is_default, main, parser
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -36,6 +36,14 @@ def ended(arguments: list[str]) -> int:
         (["http", "--json", "/nowhere/rows.json"], "--json: cannot write '/nowhere/rows.json'"),
         (["http", "--json", "/"], "--json: '/' is a directory"),
         (["http", "extra"], "unrecognized arguments: extra"),
+        (["http", "--workers", "3"], "unknown value '3': choose from 1, 2"),
+        (["bulk", "--peers", "haprox"], "no peer 'haprox'; did you mean 'haproxy'?"),
+        (["connect", "--cases", "x"], "unrecognized arguments: --cases x"),
+        (["scale", "--peers", "direct"], "unrecognized arguments: --peers direct"),
+        (["scale", "--axes", "rule"], "no axis 'rule'; did you mean 'rules'?"),
+        (["scale", "--axes", ""], "--axes names none"),
+        (["profile", "--cases", "nothing"], "no case 'nothing'"),
+        (["all", "--json", "/"], "--json: '/' is a directory"),
     ],
 )
 def test_a_wrong_argument_is_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,10 +53,37 @@ def test_a_wrong_argument_is_named(arguments: list[str], message: str, capsys: p
     assert said.out == ""
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["http", "--help"]])
-def test_help_has_an_example(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert ended(arguments) == 0
-    assert "example: ./dev bench http" in capsys.readouterr().out
+COMMANDS = ("http", "connect", "bulk", "all", "scale", "policies", "profile")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended([command, "--help"]) == 0
+    assert f"example: ./dev bench {command}" in capsys.readouterr().out
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"\n    {command} " in said for command in COMMANDS)
+    usage = (ROOT / "dev").read_text()
+    assert all(f"  ./dev bench {command} " in usage for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "default"),
+    [
+        (["http"], True),
+        (["http", "--json", "x.json"], True),
+        (["http", "--rounds", "3"], True),
+        (["http", "--rounds", "4"], False),
+        (["http", "--cases", "denied_c32"], False),
+        (["all", "--peers", "direct"], False),
+        (["scale", "--seconds", "1"], False),
+    ],
+)
+def test_the_document_is_written_when_nothing_that_is_measured_was_changed(arguments: list[str], default: bool) -> None:
+    assert is_default(parser().parse_args(arguments)) is default
 
 
 @pytest.mark.root

@@ -4,7 +4,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from bench.rows import Row, medians, missing, write_json
+from bench.measure import Measured
+from bench.results import Results
+from bench.rows import Row, medians, missing
+from bench.run import Outcome
 
 ROW = Row(
     case="keepalive_1k_c32",
@@ -39,7 +42,8 @@ FIELDS = {
 
 def test_json_has_exactly_the_fields_of_the_contract(tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
-    write_json([ROW, replace(ROW, round=2)], file)
+    measured = [Measured(ROW, 0.0), Measured(replace(ROW, round=2), 0.0)]
+    Results(http=Outcome(2, 3, measured, [])).write_json(file)
     document = json.loads(file.read_text())
     assert list(document) == ["rows"]
     assert [row["round"] for row in document["rows"]] == [1, 2]

@@ -1,4 +1,4 @@
-"""One lab for all tests of this folder that do not break it; each starts without policies."""
+"""One lab for all tests of this folder that do not break it, one for those that do; each starts without policies."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.cluster import Cluster, cluster
+from tests.helpers.spare import SpareLab
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -23,3 +24,31 @@ def lab(shared_lab: Cluster) -> Iterator[Cluster]:
     shared_lab.delete_policies()
     yield shared_lab
     shared_lab.delete_policies()
+
+
+@pytest.fixture(scope="session")
+def _spare() -> Iterator[SpareLab]:
+    spare = SpareLab()
+    try:
+        yield spare
+    finally:
+        spare.close()
+        print(f"labs made for tests that may break one: {spare.made}; not whole: {'; '.join(spare.why) or 'none'}")
+
+
+@pytest.fixture
+def spare_lab(_spare: SpareLab) -> Iterator[Cluster]:
+    """A lab without policies that the test may break; nobody else's meanwhile."""
+    try:
+        yield _spare.take()
+    finally:
+        _spare.give_back()
+
+
+@pytest.fixture
+def young_lab(_spare: SpareLab) -> Iterator[Cluster]:
+    """The same, just brought up."""
+    try:
+        yield _spare.take(young=True)
+    finally:
+        _spare.give_back()

@@ -25,8 +25,8 @@ with socket.create_connection((sys.argv[1], 80), timeout=60) as s:
 """
 
 
-@pytest.fixture
-def impatient() -> Iterator[Cluster]:
+@pytest.fixture(scope="module")
+def impatient_lab() -> Iterator[Cluster]:
     """A lab whose node-b drains for a second."""
     with cluster() as lab:
         path = lab.directory / "node-b" / "agent.yaml"
@@ -34,8 +34,15 @@ def impatient() -> Iterator[Cluster]:
         path.write_text(json.dumps(settings))
         restart(lab)
         assert eventually(lambda: len(lab.processes("node-b", "worker")) == 1)  # the earlier ones had no connection
-        lab.apply(EXAMPLES / "web-l7.yaml")
         yield lab
+
+
+@pytest.fixture
+def impatient(impatient_lab: Cluster) -> Cluster:
+    """The same with the example policy, showing no record from before."""
+    impatient_lab.apply(EXAMPLES / "web-l7.yaml")
+    impatient_lab.forget()
+    return impatient_lab
 
 
 def restart(lab: Cluster) -> None:

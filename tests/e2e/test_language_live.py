@@ -3,12 +3,12 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
 
-from tests.helpers.cluster import Cluster, Record, cluster, eventually, kill
+from tests.helpers.cluster import Cluster, Record, eventually, kill
 from tests.helpers.live import connected, ended, status_of
 from tests.helpers.places import (
     OUTSIDE_IPV4,
@@ -467,18 +467,12 @@ def test_one_pods_labels_change(lab: Cluster) -> None:
 # -- with nobody left
 
 
-@pytest.fixture
-def own_lab() -> Iterator[Cluster]:
-    with cluster() as made:
-        yield made
-
-
-def test_what_fails_open_says_so_in_its_policy(own_lab: Cluster) -> None:
+def test_what_fails_open_says_so_in_its_policy(spare_lab: Cluster) -> None:
     def l7(name: str, port: int, says: Spec | None) -> str:
         entry: Spec = {**ports(f"{port}/TCP")[0], "rules": {"http": [{"path": "/x"}]}}
         return document(name, says=says, ingress=[{"fromEndpoints": [FRONTEND], "toPorts": [entry]}])
 
-    lab = own_lab
+    lab = spare_lab
     with lab.start("web", sys.executable, "-m", "lab.webserver", "--port", "81") as second, ended(second):
         assert eventually(lambda: status_of(lab, "frontend", "/", port=81) == 200)
         lab.apply(l7("open", 80, {"tulle.dev/onFailure": "open"}), l7("closed", 81, None))

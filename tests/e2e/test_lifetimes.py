@@ -15,11 +15,12 @@ from pyroute2 import IPRoute, NetNS  # type: ignore[import-untyped]  # pyroute2 
 
 from redirect import cgroups, netns, plumbing
 from tests.e2e.conftest import EXAMPLES
-from tests.helpers.cluster import Cluster, cluster, eventually, kill, tulle
+from tests.helpers.cluster import Cluster, eventually, kill, tulle
 
 pytestmark = pytest.mark.root
 
-# Asks for /public and /private on new connections until its stdin ends; one line of counts at the end.
+# Asks for /public and /private on new connections until its stdin ends; says a line when both were answered, and one of
+# counts at the end.
 NEW_CONNECTIONS = """
 import collections, json, select, socket, sys, time
 counts, gap, last_ok = collections.Counter(), 0.0, time.monotonic()
@@ -39,9 +40,11 @@ while not select.select([sys.stdin], [], [], 0)[0]:
     if answer == "200":
         gap, last_ok = max(gap, time.monotonic() - last_ok), time.monotonic()
     counts["private " + ask("/private")] += 1
+    if counts.total() == 2:
+        print("begun", flush=True)
 print(json.dumps({"counts": counts, "longest_gap_s": round(gap, 3)}))
 """
-# One keep-alive connection, a request every 5 ms, until its stdin ends.
+# One keep-alive connection, a request every 5 ms, until its stdin ends; says a line with the first answer.
 KEEP_ALIVE = """
 import http.client, json, select, sys, time
 c = http.client.HTTPConnection("web", 80, timeout=10)
@@ -55,16 +58,24 @@ while not select.select([sys.stdin], [], [], 0.005)[0]:
     assert port in (None, c.sock.getsockname()[1]), "the connection was closed"
     port = c.sock.getsockname()[1]
     good += 1
+    if good == 1:
+        print("begun", flush=True)
 print(json.dumps({"good": good}))
 """
 
 
 @pytest.fixture
-def own_lab() -> Iterator[Cluster]:
-    """A lab of one test's own, with the example policy at web."""
-    with cluster() as lab:
-        lab.apply(EXAMPLES / "web-l7.yaml")
-        yield lab
+def own_lab(spare_lab: Cluster) -> Cluster:
+    """A lab that the test may break, with the example policy at web."""
+    spare_lab.apply(EXAMPLES / "web-l7.yaml")
+    return spare_lab
+
+
+@pytest.fixture
+def new_lab(young_lab: Cluster) -> Cluster:
+    """The same, just brought up."""
+    young_lab.apply(EXAMPLES / "web-l7.yaml")
+    return young_lab
 
 
 class Load:
@@ -72,6 +83,11 @@ class Load:
 
     def __init__(self, lab: Cluster, pod: str, script: str) -> None:
         self._child = lab.start(pod, "python3", "-c", script)
+
+    def begin(self) -> None:
+        """Return when it has: what follows happens under load."""
+        assert self._child.stdout is not None
+        assert self._child.stdout.readline() == "begun\n"
 
     def end(self) -> dict[str, object]:
         out, err = self._child.communicate(input="end\n", timeout=60)
@@ -89,7 +105,7 @@ class Load:
 def load(lab: Cluster, pod: str, script: str) -> Iterator[Load]:
     running = Load(lab, pod, script)
     try:
-        time.sleep(0.5)  # it has begun: what follows happens under load
+        running.begin()
         yield running
     finally:
         running.stop()
@@ -160,23 +176,23 @@ sys.exit(1)
             assert done.returncode == 0, (path, uid)
 
 
-def test_kill_9_of_a_worker_under_load(own_lab: Cluster) -> None:
-    with load(own_lab, "frontend", NEW_CONNECTIONS) as fresh:
+def test_kill_9_of_a_worker_under_load(new_lab: Cluster) -> None:
+    with load(new_lab, "frontend", NEW_CONNECTIONS) as fresh:
         for _ in range(2):
-            before = own_lab.processes("node-b", "worker")
+            before = new_lab.processes("node-b", "worker")
             kill(before[0])
-            assert eventually(lambda old=before: len(set(own_lab.processes("node-b", "worker")) - set(old)) == 1)  # type: ignore[misc]  # the lambda is called before the next turn
+            assert eventually(lambda old=before: len(set(new_lab.processes("node-b", "worker")) - set(old)) == 1)  # type: ignore[misc]  # the lambda is called before the next turn
             time.sleep(0.3)
         check_new_connections(fresh.end())
 
 
-def test_kill_9_of_every_worker_at_once_under_load(own_lab: Cluster) -> None:
-    with load(own_lab, "frontend", NEW_CONNECTIONS) as fresh:
-        before = own_lab.processes("node-b", "worker")
+def test_kill_9_of_every_worker_at_once_under_load(new_lab: Cluster) -> None:
+    with load(new_lab, "frontend", NEW_CONNECTIONS) as fresh:
+        before = new_lab.processes("node-b", "worker")
         for pid in before:
             kill(pid)
-        assert eventually(lambda: len(set(own_lab.processes("node-b", "worker")) - set(before)) == len(before))
-        assert eventually(lambda: own_lab.curl("frontend", "http://web/public") == 200)
+        assert eventually(lambda: len(set(new_lab.processes("node-b", "worker")) - set(before)) == len(before))
+        assert eventually(lambda: new_lab.curl("frontend", "http://web/public") == 200)
         time.sleep(0.3)
         check_new_connections(fresh.end())
 
@@ -242,14 +258,14 @@ for line in sys.stdin:
         child.communicate()
 
 
-def test_a_worker_that_hangs_is_killed_and_replaced(own_lab: Cluster) -> None:
-    before = own_lab.processes("node-b", "worker")
+def test_a_worker_that_hangs_is_killed_and_replaced(new_lab: Cluster) -> None:
+    before = new_lab.processes("node-b", "worker")
     kill(before[0], signal.SIGSTOP)
     assert eventually(lambda: not Path(f"/proc/{before[0]}").exists(), 20)
-    assert eventually(lambda: len(own_lab.processes("node-b", "worker")) == len(before))
-    assert "was silent" in own_lab.log("node-b")
+    assert eventually(lambda: len(new_lab.processes("node-b", "worker")) == len(before))
+    assert "was silent" in new_lab.log("node-b")
     for _ in range(8):
-        assert own_lab.curl("frontend", "http://web/public") == 200
+        assert new_lab.curl("frontend", "http://web/public") == 200
 
 
 def test_the_broker_is_replaced(own_lab: Cluster) -> None:

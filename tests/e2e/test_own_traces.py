@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import EXAMPLES
-from tests.helpers.cluster import Cluster, Record, cluster, eventually
+from tests.helpers.cluster import Cluster, Record, eventually
 
 pytestmark = pytest.mark.root
 
@@ -74,27 +74,27 @@ spec:
 """
 
 
-def test_a_released_pod_has_no_prepared_sockets_left() -> None:
+def test_a_released_pod_has_no_prepared_sockets_left(spare_lab: Cluster) -> None:
     """A connection that outlives its policy asks for new legs: the stock must not be kept after it."""
-    with cluster() as lab:
-        server = lab.start("web", sys.executable, "-c", CLOSING)
-        try:
-            assert server.stdout is not None
-            server.stdout.readline()
+    lab = spare_lab
+    server = lab.start("web", sys.executable, "-c", CLOSING)
+    try:
+        assert server.stdout is not None
+        server.stdout.readline()
 
-            def held() -> int:
-                return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in lab.processes("node-b", "worker"))
+        def held() -> int:
+            return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in lab.processes("node-b", "worker"))
 
-            before = held()
-            lab.apply(POLICY)
-            client = lab.start("frontend", sys.executable, "-c", ASK, lab.pods()["web"]["ipv4"])
-            assert client.stdout is not None
-            client.stdout.readline()
-            assert held() > before
-            lab.delete_policies()
-            assert client.communicate()[0].count("answered") == 4
-            assert eventually(lambda: not lab.node("node-b")["endpoints"])
-            assert eventually(lambda: held() <= before, 5), (before, held())
-        finally:
-            server.kill()
-            server.communicate()
+        before = held()
+        lab.apply(POLICY)
+        client = lab.start("frontend", sys.executable, "-c", ASK, lab.pods()["web"]["ipv4"])
+        assert client.stdout is not None
+        client.stdout.readline()
+        assert held() > before
+        lab.delete_policies()
+        assert client.communicate()[0].count("answered") == 4
+        assert eventually(lambda: not lab.node("node-b")["endpoints"])
+        assert eventually(lambda: held() <= before, 5), (before, held())
+    finally:
+        server.kill()
+        server.communicate()

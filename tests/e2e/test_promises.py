@@ -25,7 +25,7 @@ from proxy.limits import Limits
 from redirect import cgroups
 from redirect.sockets import LEG_MARK, STEER_MARK
 from tests.e2e.conftest import EXAMPLES
-from tests.helpers.cluster import Cluster, Record, cluster, eventually, kill, tulle
+from tests.helpers.cluster import Cluster, Record, eventually, kill, tulle
 from tests.helpers.live import ingress, inside, policy, port_rule, status_of
 
 ROOT = EXAMPLES.parent
@@ -33,11 +33,10 @@ WORKER_UID = 64738
 
 
 @pytest.fixture
-def own_lab() -> Iterator[Cluster]:
-    """A lab of one test's own, with the example policy at web."""
-    with cluster() as lab:
-        lab.apply(EXAMPLES / "web-l7.yaml")
-        yield lab
+def own_lab(spare_lab: Cluster) -> Cluster:
+    """A lab that the test may break, with the example policy at web."""
+    spare_lab.apply(EXAMPLES / "web-l7.yaml")
+    return spare_lab
 
 
 @contextmanager
@@ -238,7 +237,7 @@ def test_no_record_is_lost_while_the_agent_is_away(own_lab: Cluster) -> None:
 
         assert eventually(lambda: len(found()) == 40)  # for observe, with no agent there
     numbers: dict[str, list[int]] = {}
-    for record in own_lab.observe("--all"):
+    for record in own_lab.observe("--all", ever=True):
         own = record["tulle"]
         numbers.setdefault(f"{own['writer']} {own['boot']}", []).append(own["seq"])
     for writer, got in numbers.items():

@@ -143,7 +143,7 @@ REQUESTS: list[bytes] = [
 MORE_REQUESTS: list[bytes] = [
     b"HEAD /a/?? HTTP/1.1\r\nHost: h:64999\r\ncontent-length: 0\r\n\r\n",
     b"OPTIONS /...a HTTP/1.1\r\nHost: h\r\n\r\n".replace(b"/...a", b"/a..."),
-    b"GET /" + b"a" * 500 + b" HTTP/1.1\r\nHost: " + b"h" * 300 + b"\r\nX: " + b"v" * 900 + b"\r\n\r\n",
+    b"GET /" + b"a" * 90 + b" HTTP/1.1\r\nHost: " + b"h" * 90 + b"\r\nX: " + b"v" * 90 + b"\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: h\r\n" + b"".join(b"X-%d: y\r\n" % i for i in range(11)) + b"\r\n",
     b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 999999999999999999\r\n\r\n",
     b"GET /live HTTP/1.1\r\nHost: 10.1.2.3:8080\r\nUser-Agent: kube-probe/1.30\r\nAccept: */*\r\n"
@@ -167,7 +167,7 @@ RESPONSES: list[bytes] = [
 ]
 MORE_RESPONSES: list[bytes] = [
     b"HTTP/1.1 201 a b\r\nKeep-Alive: a\r\nConnection: close\r\nKeep-Alive: b\r\ncontent-length: 10\r\n\r\n",
-    b"HTTP/1.1 500 " + b"a" * 300 + b"\r\nContent-Length: 999999999999999999\r\n\r\n",
+    b"HTTP/1.1 500 " + b"a" * 90 + b"\r\nContent-Length: 999999999999999999\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n" + b"".join(b"X-%d: y\r\n" % i for i in range(9)) + b"\r\n",
     b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Tue, 25 Nov 2026 12:00:00 GMT\r\nContent-Type: text/plain\r\n"
     b"Content-Length: 1024\r\nLast-Modified: Tue, 25 Nov 2026 11:00:00 GMT\r\nConnection: keep-alive\r\n"
@@ -196,6 +196,7 @@ NOT_REQUESTS: list[bytes] = [
         b"Keep-Alive: 5", b"Upgrade: h2c", b"HTTP2-Settings: a", b"Proxy-Connection: close", b"proxy-a: b", b"X:",
         b"X: ", b"X:a", b"X: a ", b"X:  a", b"X: \ta", b"X: a\tb", b"X: a\xe9b", b"X : a", b" X: a", b"X", b": a",
         b"Connection: close\r\nConnection: close", b"Connection: close, X", b"Connection: upgrade", b"Connection:",
+        b"Connection: x", b"Connection: X\r\nX: a",
         b"Connection: keep-alive, close", b"Connection: closed", b"Content-Length: 01", b"Content-Length: +1",
         b"Content-Length: 1\r\nContent-Length: 1", b"Content-Length: 1\r\nTransfer-Encoding: chunked",
         b"Transfer-Encoding: chunked\r\nContent-Length: 1", b"Transfer-Encoding: Chunked", b"Content-Length: 1, 1",
@@ -204,8 +205,8 @@ NOT_REQUESTS: list[bytes] = [
         b"Content-Length: 1\r\nExpect: 100-continue\r\nExpect: 100-continue", b"Content-Length: 1\r\nExpect: x",
     )),
     *(b"GET / HTTP/1.1\r\nHost: %s\r\n\r\n" % h for h in (
-        b"", b".", b".h", b"a..b", b"-a", b"~", b"h:", b"h:65536", b"h:70000", b"h:00080", b"h:080a", b"a b", b"a@b",
-        b"[::1]", b"h/", b"h:80:80", b"a,b", b"%61", b"\xe9",
+        b"", b".", b".h", b"a..b", b"a..", b"-a", b"~", b"h:", b"h:65536", b"h:70000", b"h:00080", b"h:080a", b"a b",
+        b"a@b", b"[::1]", b"h/", b"h:80:80", b"a,b", b"%61", b"\xe9",
     )),
     b"GET / HTTP/1.1\r\nHost: h\r\n" + b"".join(b"X-%d: y\r\n" % i for i in range(12)) + b"\r\n",
     b"\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
@@ -222,7 +223,7 @@ NOT_RESPONSES: list[bytes] = [
     *(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n%s\r\n\r\n" % f for f in (
         b"Content-Length: 1", b"Transfer-Encoding: chunked", b"Connection: close\r\nX: a\r\nConnection: close",
         b"Keep-Alive: 5", b"Keep-Alive: 5\r\nX: a\r\nConnection: close", b"Upgrade: h2", b"Proxy-Authenticate: Basic",
-        b"TE: a", b"Connection: X", b"Connection: close, Keep-Alive", b"X:", b"X: a ", b"X: a\tb", b"X: \xe9",
+        b"TE: a", b"Connection: x", b"Connection: close, Keep-Alive", b"X:", b"X: a ", b"X: a\tb", b"X: \xe9",
         b"Keep-Alive: 5\r\nKeep-Alive: 5\r\nConnection: close", b"Connection: close\r\nKeep-Alive: 5\r\nKeep-Alive: 6",
     )),
     b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n" + b"".join(b"X-%d: y\r\n" % i for i in range(12)) + b"\r\n",
@@ -407,8 +408,9 @@ FRAMINGS = [
     [(b"Expect", b"100-continue"), (b"Transfer-Encoding", b"chunked")], [(b"Expect", b"100-continue")],
     [(b"Content-Length", b"0"), (b"Expect", b"100-continue")],
 ]  # fmt: skip
-OPTIONS = [[], [], [(b"Connection", b"close")], [(b"connection", b"Keep-Alive")], [(b"Connection", b"X")]]
+OPTIONS = [[], [], [(b"Connection", b"close")], [(b"connection", b"Keep-Alive")]]
 OPTIONS += [[(b"Keep-Alive", b"a"), (b"Connection", b"close")], [(b"Connection", b"keep-alive"), (b"Keep-Alive", b"b")]]
+ODD_OPTIONS = [[(b"Connection", option)] for option in (b"x", b"X", b"", b"close, keep-alive", b"close,")]
 METHODS = [b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"PATCH", b"OPTIONS"]
 ODD_METHODS = [b"get", b"TRACE", b"CONNECT", b"GETS", b"PRI", b"G", b""]
 SEGMENTS = [
@@ -466,7 +468,7 @@ class Maker:
 
     def pairs(self, *groups: list[tuple[bytes, bytes]]) -> bytes:
         choice, lucky = self.source.choice, self.lucky
-        pairs = [choice(PLAIN_PAIRS) for _ in range(self.source.randrange(5))]
+        pairs = [choice(PLAIN_PAIRS) for _ in range(self.source.randrange(5 if lucky() else 14))]
         if not lucky():
             pairs += [(choice(NAMES), choice(VALUES)) for _ in range(self.source.randrange(1, 4))]
         for group in groups:
@@ -497,14 +499,16 @@ class Maker:
         choice, lucky = self.source.choice, self.lucky
         line = [choice(METHODS if lucky() else ODD_METHODS), self.target(), choice(VERSIONS)]
         blank = b" " if lucky() else choice([b"  ", b"\t", b" \r\n ", b" "])
-        fields = self.pairs(self.host(), choice(FRAMINGS), choice(OPTIONS))
+        fields = self.pairs(self.host(), choice(FRAMINGS), choice(OPTIONS if lucky() else ODD_OPTIONS))
         return self.spoilt(blank.join(line) + b"\r\n" + fields + b"\r\n")
 
     def response(self) -> bytes:
         choice, lucky = self.source.choice, self.lucky
         line = choice(VERSIONS) + b" " + choice(STATUSES[:7] if lucky() else STATUSES)
         line += choice(REASONS[:2] if lucky() else REASONS)
-        return self.spoilt(line + b"\r\n" + self.pairs(choice(FRAMINGS[:5]), choice(OPTIONS)) + b"\r\n")
+        return self.spoilt(
+            line + b"\r\n" + self.pairs(choice(FRAMINGS[:5]), choice(OPTIONS if lucky() else ODD_OPTIONS)) + b"\r\n"
+        )
 
     def spoilt(self, head: bytes) -> bytes:
         if self.lucky():
@@ -568,6 +572,7 @@ SPECIAL |= {b"http2-settings", b"te"}
 
 @settings(max_examples=EXAMPLES)
 @given(st.integers(0, 2**64 - 1))
+@pytest.mark.timeout(3000)
 def test_all_tokens_values_and_targets_but_the_special_ones(seed: int) -> None:
     """The subset is not smaller than it says: any visible target, names and values, unless they mean something."""
     source = random.Random(seed)  # noqa: S311 - the seed is hypothesis'
