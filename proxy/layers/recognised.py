@@ -223,8 +223,9 @@ class RecognisedLayer:
 
     @property
     def passing_down(self) -> int:
-        """What is to come of a response with a length."""
-        return self._response if self._stage == ANSWERED else 0
+        """What is to come of a response with a length, but for its last octet: that one is read, with whatever is
+        behind it, so that what answers nothing is seen before another request goes there."""
+        return self._response - 1 if self._stage == ANSWERED and self._response else 0
 
     @property
     def passing_up(self) -> int:

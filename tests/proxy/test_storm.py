@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("both_paths")
 
 CONNECTIONS, REQUESTS = 24, 16
 SMALL = 4096
-LIMITS = Limits(high_water=8192, low_water=2048, read_bytes=4096, bulk_read_bytes=16384)
+LIMITS = Limits(high_water=8192, low_water=2048, read_bytes=4096, bulk_read_bytes=16384, relay_bytes=1000)
 
 
 def body_of(number: int, size: int, salt: bytes) -> bytes:
