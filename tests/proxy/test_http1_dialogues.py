@@ -1,8 +1,10 @@
 """The HTTP/1 layer, word by word."""
 
+from dataclasses import replace
+
 import pytest
 
-from policies.engine import Permit
+from policies.engine import Engine, Permit
 from policies.ruleset import HttpRule
 from proxy.events import LegFailure, Timer
 from proxy.limits import Limits
@@ -975,3 +977,29 @@ def test_heads_over_the_limit() -> None:
     talk.edge.said.clear()
     talk.layer.upstream_data(octets(f"HTTP/1.1 200 OK|{long}|Content-Length: 0||"))
     assert talk.edge.said[0] == "record ERROR 502 GET /a head_too_long by r-get"
+
+
+def test_what_comes_behind_the_running_request_is_the_last_that_is_read() -> None:
+    talk = at_response()
+    talk.layer.downstream_data(octets("GET /b HTTP/1.1|Host: a||"))
+    assert talk.edge.paused
+    talk.layer.upstream_data(octets("HTTP/1.1 200 OK|Content-Length: 0||"))
+    assert not talk.edge.paused
+    talk = http()
+    talk.layer.downstream_data(octets("POST /a HTTP/1.1|Host: a|Content-Length: 5||"))
+    talk.layer.downstream_data(b"hel")
+    assert talk.edge.paused
+    talk.layer.upstream_open()
+    assert not talk.edge.paused
+
+
+def test_a_record_says_who_the_peer_was_when_the_request_was_judged() -> None:
+    talk = at_response()
+    before = talk.box.engine.ruleset
+    talk.box.swap(Engine(replace(before, addresses={"192.0.2.2": (300, "default/other")})))
+    talk.flow.judge()  # as the server does at a swap
+    assert talk.flow.facts.identity == 300
+    talk.layer.upstream_data(octets("HTTP/1.1 200 OK|Content-Length: 0||"))
+    talk.layer.downstream_data(octets("GET /b HTTP/1.1|Host: a||"))
+    talk.layer.upstream_data(octets("HTTP/1.1 200 OK|Content-Length: 0||"))
+    assert [e.connection.identity for e in talk.edge.events] == [0, 300]

@@ -617,6 +617,44 @@ def test_server_that_does_not_read_stops_the_client() -> None:
     run(body)
 
 
+def test_requests_behind_one_that_is_not_answered_stop_the_client() -> None:
+    go = asyncio.Event()
+
+    async def app(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await read_head(reader)
+            await go.wait()
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    async def body() -> None:
+        async with rig(GET_ANY, app=app) as it:
+            client = await it.connect()
+            client.send(GET)
+            await eventually(lambda: it.counters["requests"] == 1)
+            sent = 0
+            request = b"GET /b HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 15_000 + b"\r\n\r\n"
+
+            async def upload() -> None:
+                nonlocal sent
+                for _ in range(64 * MIB // len(request)):
+                    client.send(request)
+                    await client.writer.drain()
+                    sent += len(request)
+
+            sending = asyncio.create_task(upload())
+            stalled = -1
+            while stalled != sent:
+                stalled = sent
+                await asyncio.sleep(0.2)
+            assert sent < 24 * MIB  # kernel buffers, and one read of ours
+            go.set()
+            for _ in range(20):
+                assert (await client.response())[0] == 200
+            sending.cancel()
+
+    run(body)
+
+
 def test_many_connections_at_once() -> None:
     async def body() -> None:
         async with rig(GET_ANY, app=hello_app, direction=INGRESS) as it:

@@ -10,6 +10,7 @@ import pytest
 from policies.ruleset import HttpRule
 from proxy.limits import Limits
 from tests.proxy.helpers import (
+    ENDPOINT,
     GET_ANY,
     INGRESS,
     POST_ANY,
@@ -79,11 +80,19 @@ def test_a_pipelined_flood_of_denials_is_bounded_by_what_the_client_reads() -> N
     async def body() -> None:
         limits = Limits(high_water=4096, low_water=1024)
         async with rig(PUBLIC, limits=limits) as it:
+            (listener,) = it.server._listeners[ENDPOINT]
+            listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
             client = await it.connect()
+            transport = client.writer.transport
+            assert isinstance(transport, asyncio.Transport)
+            transport.pause_reading()
             count = 20_000
             client.send(b"GET /no HTTP/1.1\r\nHost: a\r\n\r\n" * count)
             await eventually(lambda: it.counters["denied"] > 100)
-            await asyncio.sleep(0.1)
+            (edge,) = it.server._flows[ENDPOINT]
+            await eventually(lambda: edge._down.unsent > 0)
+            assert edge._down.unsent <= limits.high_water + 1024  # one denial more than the mark, not one read's worth
+            transport.resume_reading()
             for _ in range(count):
                 assert (await client.response())[0] == 403
             assert it.counters["denied"] == count
