@@ -364,7 +364,7 @@ class RecognisedLayer:
         flow.note(flow.facts, decision.shape(_FORBIDDEN), time.time_ns(), None)
         edge.pass_downstream(_LAST_DENIAL if last else _DENIAL)
         if last:
-            self._end(linger=True)
+            self._end(linger=not self._client_ended)
         else:
             edge.set_timer(Timer.IDLE, flow.limits.idle_s)
 

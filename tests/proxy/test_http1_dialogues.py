@@ -7,9 +7,11 @@ import pytest
 from policies.engine import Engine, Permit
 from policies.ruleset import HttpRule
 from proxy.events import LegFailure, Timer
+from proxy.layers.recognised import RecognisedLayer
 from proxy.limits import Limits
 from tests.proxy.dialogue import Dialogue, octets
 from tests.proxy.helpers import GET_ANY, POST_ANY, WITH_HEADER
+from tests.proxy.helpers import rules as rules_of
 
 
 def answer(status: int, phrase: str) -> str:
@@ -1003,3 +1005,40 @@ def test_a_record_says_who_the_peer_was_when_the_request_was_judged() -> None:
     talk.layer.downstream_data(octets("GET /b HTTP/1.1|Host: a||"))
     talk.layer.upstream_data(octets("HTTP/1.1 200 OK|Content-Length: 0||"))
     assert [e.connection.identity for e in talk.edge.events] == [0, 300]
+
+
+def test_a_client_that_ended_and_whose_last_request_asks_to_close_and_is_denied() -> None:
+    http().play(f"""
+        >> downstream GET /a HTTP/1.1|Host: a||PATCH /b HTTP/1.1|Host: a|Connection: close||
+        << timer record
+        << open
+        >> open
+        << upstream GET /a HTTP/1.1|Host: a||
+        << resume
+        >> downstream-eof
+        >> upstream HTTP/1.1 200 OK|Content-Length: 0||
+        << downstream HTTP/1.1 200 OK|Content-Length: 0||
+        << record FORWARDED 200 GET /a allowed by r-get by r-get
+        << timer idle
+        << resume
+        << record DROPPED 403 PATCH /b {NO_RULE}
+        << downstream {DENIED.replace("||", "|Connection: close||")}
+        << finish
+    """)
+
+
+def test_the_hot_path_has_the_flow_whenever_it_can(both_paths: bool) -> None:
+    """Not while a rule reads headers, nor for a request out of the ordinary; again with the next plain one."""
+    talk = http(WITH_HEADER)
+
+    def ask(head: str) -> bool:
+        talk.layer.downstream_data(octets(head))
+        return isinstance(talk.layer, RecognisedLayer)
+
+    plain, odd = "PATCH /a HTTP/1.1|Host: a||", "PATCH /a HTTP/1.1|Host: a|X-Empty: ||"
+    assert not ask(plain)
+    talk.box.swap(rules_of(GET_ANY, port=80))
+    assert [ask(plain), ask(odd), ask(odd), ask(plain)] == [both_paths, False, False, both_paths]
+    talk.box.swap(rules_of(WITH_HEADER, port=80))
+    assert not ask(plain)
+    assert [e.code for e in talk.edge.events] == [403] * 6
