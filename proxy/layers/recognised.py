@@ -38,6 +38,11 @@ _WAITS, _WAITED = 1, 2
 WAITING, OPENING, SENT, ANSWERED = range(4)
 
 
+def _is_size(data: bytes, start: int, end: int) -> bool:
+    """Whether this much of a chunked body has none of its payload yet."""
+    return start == end or data.find(b"\r\n", start, end) + 2 == end
+
+
 class Patterns:
     """The recogniser's patterns for one set of limits, shared by all flows of a worker."""
 
@@ -237,6 +242,7 @@ class RecognisedLayer:
     def passed_up(self, count: int) -> None:
         """Some of the request went."""
         self._body -= count
+        self._expects = 0
         self._body_went()
 
     # ---- events: time and management
@@ -329,7 +335,9 @@ class RecognisedLayer:
         self._decision = decision
         self._head = head
         self._last = self._leg_last = last
-        self._expects = _WAITS if expect is not None and body_start == end else 0
+        self._expects = 0
+        if expect is not None and (body_start == end or (chunks is not None and _is_size(data, body_start, end))):
+            self._expects = _WAITS
         self._body = left
         self._chunks = chunks
         self._rest = rest
@@ -372,7 +380,10 @@ class RecognisedLayer:
         if chunks is not None:
             if self._rest:
                 data = self._rest + data
+            inside = chunks.left
             end = chunks.follow(data, 0)
+            if self._expects and (inside or not _is_size(data, 0, end)):
+                self._expects = 0
             if end:
                 self._edge.pass_upstream(data if end == len(data) else data[:end])
             self._rest = b""
@@ -392,11 +403,11 @@ class RecognisedLayer:
                 self._keep_for_later(data[left:])
                 data = data[:left]
             self._body = left - len(data)
+            self._expects = 0
             self._edge.pass_upstream(data)
         self._body_went()
 
     def _body_went(self) -> None:
-        self._expects = 0
         if self._stage == ANSWERED:
             self._moved()
             # INVARIANT: what is left of a body is never looked at as a request

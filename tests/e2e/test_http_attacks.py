@@ -2,9 +2,12 @@
 
 The server of these tests (tests/helpers/upstream.py) keeps every byte and takes requests apart in the most careless
 way, so what was smuggled would show as a request of its own. The policy allows `GET /public` and what is below it.
+
+The corpora are sent to both paths: with the recogniser, and to an agent that was told to do without it.
 """
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.helpers import raw, upstream
-from tests.helpers.cluster import Cluster, Record, eventually
+from tests.helpers.cluster import Cluster, Record, eventually, kill
 
 pytestmark = pytest.mark.root
 
@@ -181,6 +184,16 @@ class Target:
         self._pods = lab.pods()
         self._begin = 0
 
+    def recognise(self, wanted: bool) -> None:
+        """Restart the agent of the server's node with this setting; its new workers have it."""
+        lab = self._lab
+        path = lab.directory / "node-b" / "agent.yaml"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"limits": {"recognise": wanted}}))
+        (old,) = lab.processes("node-b", "agent")
+        kill(old, signal.SIGTERM)
+        assert eventually(lambda: lab.processes("node-b", "agent") not in ([], [old]))
+        assert eventually(lambda: bool(lab.node("node-b")["ready"]))
+
     def forget(self) -> None:
         """Let what the server has seen so far count no more."""
         self._begin = len(self._log.read_text())
@@ -242,6 +255,16 @@ def target(prepared: Target) -> Target:
     return prepared
 
 
+@pytest.fixture(scope="module", params=[True, False], ids=["recognised", "strict"])
+def recognise(prepared: Target, request: pytest.FixtureRequest) -> Iterator[bool]:
+    wanted: bool = request.param
+    if not wanted:
+        prepared.recognise(wanted)
+    yield wanted
+    if not wanted:
+        prepared.recognise(True)
+
+
 def statuses(result: Record) -> list[int]:
     """Statuses of the responses in an answer, in order; their bodies hold none."""
     return [int(part[:3]) for part in result["answer"].split("HTTP/1.1 ")[1:]]
@@ -253,6 +276,31 @@ def outcome(record: Record) -> tuple[str, int, str]:
     return flow["verdict"], flow.get("l7", {}).get("http", {}).get("code", 0), record["tulle"]["reason"]
 
 
+def test_both_paths_are_met(target: Target, recognise: bool) -> None:
+    """A body in chunks goes on as it came, or is framed anew: that is how one can tell."""
+    before = len(target.connections())
+    (result,) = target.send([CHUNKED + "1\r\na\r\n1\r\nb\r\n0\r\n\r\n"])
+    assert statuses(result)[0] == 200
+    assert eventually(lambda: len(target.connections()) > before)
+    (seen,) = target.connections()[before:]
+    assert ("1\r\na\r\n1\r\nb\r\n" in seen) is recognise
+    assert ("2\r\nab\r\n" in seen) is not recognise
+
+
+@pytest.mark.usefixtures("recognise")
+def test_what_can_be_read_two_ways_is_refused_behind_a_good_request_too(target: Target) -> None:
+    results = target.send(*([ALLOWED + "\r\n" + text] for text, _, _ in REFUSED.values()))
+    records = target.records(results)
+    for name, result, found in zip(REFUSED, results, records, strict=True):
+        _, status, reason = REFUSED[name]
+        assert (name, statuses(result), result["end"]) == (name, [200, status], "eof")
+        outcomes = [(outcome(one)[0], outcome(one)[2]) for one in found]
+        assert (name, outcomes[0][0], outcomes[1:]) == (name, "FORWARDED", [("DROPPED", reason)])
+    assert not any("secret" in line for line in target.lines())
+    assert not any("secret" in seen for seen in target.connections())
+
+
+@pytest.mark.usefixtures("recognise")
 @pytest.mark.parametrize("pod", ["frontend", "frontend-near"])
 def test_what_can_be_read_two_ways_is_refused(target: Target, pod: str) -> None:
     family = "ipv4" if pod == "frontend" else "ipv6"
@@ -266,6 +314,7 @@ def test_what_can_be_read_two_ways_is_refused(target: Target, pod: str) -> None:
     assert not any("secret" in seen for seen in target.connections())
 
 
+@pytest.mark.usefixtures("recognise")
 def test_a_path_that_can_be_read_two_ways_is_refused(target: Target) -> None:
     results = target.send(*([f"GET {path} HTTP/1.1\r\nHost: web\r\n\r\n"] for path in PATHS_400))
     records = target.records(results)
@@ -275,6 +324,7 @@ def test_a_path_that_can_be_read_two_ways_is_refused(target: Target) -> None:
     assert not any("secret" in seen for seen in target.connections())
 
 
+@pytest.mark.usefixtures("recognise")
 def test_a_path_is_judged_in_its_canonical_form(target: Target) -> None:
     heads = [f"GET {path} HTTP/1.1\r\nHost: web\r\n\r\n" for path in PATHS_403]
     heads += ["get /public HTTP/1.1\r\nHost: web\r\n\r\n", "POST /public HTTP/1.1\r\nHost: web\r\n\r\n"]
@@ -287,6 +337,7 @@ def test_a_path_is_judged_in_its_canonical_form(target: Target) -> None:
     assert set(target.lines()) == {"GET /public HTTP/1.1"}
 
 
+@pytest.mark.usefixtures("recognise")
 def test_a_denied_request_between_allowed_ones(target: Target) -> None:
     text = (ALLOWED + "\r\n" + FORBIDDEN) * 20 + ALLOWED + "\r\n"
     (result,) = target.send([text])
@@ -324,6 +375,7 @@ def test_an_upgrade_does_not_end_judgement(target: Target, upgrade: str) -> None
     assert "secret" not in seen
 
 
+@pytest.mark.usefixtures("recognise")
 def test_a_body_is_a_body(target: Target) -> None:
     """A forbidden request as the body of an allowed one is none; the server's second answer is nobody's."""
     before = len(target.connections())
@@ -346,6 +398,7 @@ def test_the_body_of_a_denied_request_goes_nowhere(target: Target, length: int) 
     assert len(target.connections()) == before
 
 
+@pytest.mark.usefixtures("recognise")
 @pytest.mark.parametrize("answer", ANSWERS_502)
 def test_a_hostile_answer_is_a_502(target: Target, answer: str) -> None:
     """And ends both sides: the request behind it meets nothing."""
@@ -356,6 +409,7 @@ def test_a_hostile_answer_is_a_502(target: Target, answer: str) -> None:
     assert [outcome(one) for one in found] == [("ERROR", 502, ANSWERS_502[answer])]
 
 
+@pytest.mark.usefixtures("recognise")
 def test_a_second_answer_answers_nobody(target: Target) -> None:
     (result,) = target.send(["GET /public/answer/twice HTTP/1.1\r\nHost: web\r\n\r\n" + ALLOWED + "\r\n"])
     assert statuses(result) == [200, 200]
@@ -365,6 +419,7 @@ def test_a_second_answer_answers_nobody(target: Target) -> None:
     assert "POISONED" not in result["answer"]
 
 
+@pytest.mark.usefixtures("recognise")
 @pytest.mark.parametrize("answer", ["short", "bad-chunk"])
 def test_an_answer_that_breaks_off_never_looks_whole(target: Target, answer: str) -> None:
     (result,) = target.send([f"GET /public/answer/{answer} HTTP/1.1\r\nHost: web\r\n\r\n" + ALLOWED + "\r\n"])
@@ -373,6 +428,7 @@ def test_an_answer_that_breaks_off_never_looks_whole(target: Target, answer: str
     assert not result["answer"].endswith("0\r\n\r\n")
 
 
+@pytest.mark.usefixtures("recognise")
 def test_informational_answers_are_bounded(target: Target) -> None:
     (result,) = target.send(["GET /public/answer/informational HTTP/1.1\r\nHost: web\r\n\r\n"])
     assert statuses(result) == [103] * 16 + [502]

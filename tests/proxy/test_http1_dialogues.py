@@ -4,9 +4,9 @@ import pytest
 
 from policies.engine import Permit
 from policies.ruleset import HttpRule
-from proxy.events import LegFailure
+from proxy.events import LegFailure, Timer
 from proxy.limits import Limits
-from tests.proxy.dialogue import Dialogue
+from tests.proxy.dialogue import Dialogue, octets
 from tests.proxy.helpers import GET_ANY, POST_ANY, WITH_HEADER
 
 
@@ -881,3 +881,97 @@ def test_a_client_that_ended_in_the_body_of_its_last_request(field: str, body: s
         << downstream {BAD_REQUEST}
         << finish, linger
     """)
+
+
+EXPECTS = "Expect: 100-continue|"
+
+
+def test_a_client_that_did_not_wait_for_its_100_keeps_its_connection() -> None:
+    at_response(POST_ANY, method="POST", head=f"Content-Length: 10|{EXPECTS}").play("""
+        >> downstream hello
+        << upstream hello
+        >> upstream HTTP/1.1 200 OK|Content-Length: 0||
+        << downstream HTTP/1.1 200 OK|Content-Length: 0||
+        << record FORWARDED 200 POST /a allowed by r-post by r-post
+        << timer idle
+        >> downstream world
+        << upstream world
+        << timer idle
+    """)
+
+
+@pytest.mark.parametrize("first", ["", "3|"])
+def test_half_a_chunk_is_the_beginning_of_a_body(first: str) -> None:
+    talk = at_response(POST_ANY, method="POST", head=f"Transfer-Encoding: chunked|{EXPECTS}")
+    for piece in ("3|ab",) if not first else (first, "ab"):
+        talk.layer.downstream_data(octets(piece))
+    assert talk.sent()[1][0][0].body == b"ab"
+    talk.edge.said.clear()
+    talk.layer.upstream_data(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    assert "finish, linger" not in talk.edge.said
+    assert b"Connection: close" not in talk.edge.down
+
+
+@pytest.mark.parametrize("with_head", [False, True])
+def test_the_size_of_a_chunk_alone_is_not(with_head: bool) -> None:
+    """The client may still go another way when it reads this answer (RFC 9110 10.1.1)."""
+    head = f"POST /a HTTP/1.1|Host: a|Transfer-Encoding: chunked|{EXPECTS}|"
+    talk = http()
+    talk.layer.downstream_data(octets(head + "3|" if with_head else head))
+    talk.layer.upstream_open()
+    if not with_head:
+        talk.layer.downstream_data(b"3\r\n")
+    talk.edge.said.clear()
+    talk.layer.upstream_data(b"HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n")
+    assert talk.edge.said[-1] == "finish, linger"
+    assert b"Connection: close" in talk.edge.down
+
+
+@pytest.mark.parametrize(
+    ("first", "rest"), [("3|abc|1", "0|"), ("3|abc|", "10|"), ("3|abc", "|10|"), ("3|abc|10\r", "\n")]
+)
+def test_half_a_line_between_chunks_is_not_lost_with_the_change_of_path(first: str, rest: str) -> None:
+    talk = at_response(POST_ANY, method="POST", head="Transfer-Encoding: chunked|")
+    talk.layer.downstream_data(octets(first))
+    talk.edge.said.clear()
+    talk.layer.expired(Timer.RECORD)
+    assert talk.edge.said[0] == "record FORWARDED 0 POST /a allowed by r-post by r-post"
+    talk.layer.downstream_data(octets(rest + "0123456789abcdef|0||"))
+    ((sent,),) = talk.sent()[1]
+    assert (sent.body, sent.ended) == (b"abc0123456789abcdef", True)
+
+
+@pytest.mark.parametrize(
+    ("first", "rest"), [("3|abc|1", "0|"), ("3|abc|", "10|"), ("3|abc", "|10|"), ("3|abc|10\r", "\n")]
+)
+def test_nor_in_a_response(first: str, rest: str) -> None:
+    talk = at_response()
+    talk.layer.upstream_data(octets("HTTP/1.1 200 OK|Transfer-Encoding: chunked||" + first))
+    talk.layer.upstream_data(octets(rest + "0123456789abcdef|0|X-Sum: 1||"))  # a trailer: the strict path's
+    (got,) = talk.sent()[0]
+    assert (got.body, got.ended, got.trailers) == (b"abc0123456789abcdef", True, [b"X-Sum: 1"])
+
+
+@pytest.mark.parametrize(("first", "rest"), [("3|abc|1", "0|"), ("3|abc|10\r", "\n"), ("3|abc", "|10|")])
+def test_nor_in_a_response_while_the_request_goes_out_of_the_ordinary(first: str, rest: str) -> None:
+    talk = at_response(POST_ANY, method="POST", head="Transfer-Encoding: chunked|")
+    talk.layer.upstream_data(octets("HTTP/1.1 200 OK|Transfer-Encoding: chunked||" + first))
+    talk.layer.downstream_data(octets("2;odd=1|hi|"))
+    talk.layer.upstream_data(octets(rest + "0123456789abcdef|0||"))
+    talk.layer.downstream_data(octets("0||"))
+    ((got,), ((sent,),)) = talk.sent()
+    assert (got.body, got.ended) == (b"abc0123456789abcdef", True)
+    assert (sent.body, sent.ended) == (b"hi", True)
+
+
+def test_heads_over_the_limit() -> None:
+    long = "X: " + "y" * 100
+    talk = http(limits=Limits(head_bytes=100))
+    talk.layer.downstream_data(octets(f"GET /a HTTP/1.1|Host: a|{long}||"))
+    assert talk.edge.said[0] == "record DROPPED 431 head_too_long by tulle:limit"
+    talk = http(limits=Limits(head_bytes=100))
+    talk.layer.downstream_data(octets("GET /a HTTP/1.1|Host: a||"))
+    talk.layer.upstream_open()
+    talk.edge.said.clear()
+    talk.layer.upstream_data(octets(f"HTTP/1.1 200 OK|{long}|Content-Length: 0||"))
+    assert talk.edge.said[0] == "record ERROR 502 GET /a head_too_long by r-get"
