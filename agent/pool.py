@@ -201,14 +201,16 @@ class Pool:
         if link.slot is not None:
             self._empty_slot(link.slot)
         link.slot = None
-        self._links.pop(link.name, None)
+        # INVARIANT: a successor is started at once and may have the name by now; it is not ours to forget
+        if self._links.get(link.name) is link:
+            del self._links[link.name]
         if (child := self._children.pop(link.process.pid, None)) is not None:
             # its channel is closed, so it has ended or is about to: killed either way, so that wait() returns
             child.kill()
             child.wait()
         # an earlier agent's: one that we cannot talk to would serve on by rules of yesterday
         link.process.kill()
-        if not link.process.alive:
+        if not link.process.alive and link.name not in self._links:
             self._folder.forget(link.name)
 
     async def _ping(self, link: WorkerLink) -> None:

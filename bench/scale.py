@@ -1,7 +1,7 @@
 """`./dev bench scale`: how cost grows with rules on the port, connections, pods of the node, and policy documents.
 
-All of it in labs of its own, with one worker. The numbers of rules take turns within a round; each number of pods is a
-lab of its own.
+All of it in labs of its own, with one worker. The numbers of rules take turns within a round, because a goal hangs on
+their ratio; everything else is measured once. Each number of pods is a lab of its own.
 """
 
 import tempfile
@@ -66,13 +66,13 @@ def measure_axes(axes: Sequence[str], rounds: int, seconds: int, say: Say) -> li
                 if "rules" in axes:
                     points += _rules(tulle, rounds, seconds, say)
                 if "documents" in axes:
-                    points += _documents(tulle, rounds, seconds, say)
+                    points += _documents(tulle, seconds, say)
                 if "connections" in axes:
-                    points += _connections(tulle, rounds, seconds, say)
+                    points += _connections(tulle, seconds, say)
     if "pods" in axes:
         for count in PODS:
             with ExitStack() as stack:
-                points.append(_pods(stack, count, rounds, seconds, say))
+                points.append(_pods(stack, count, seconds, say))
     return points
 
 
@@ -102,20 +102,20 @@ def _rules(tulle: Tulle, rounds: int, seconds: int, say: Say) -> list[Point]:
     return list(points.values())
 
 
-def _documents(tulle: Tulle, rounds: int, seconds: int, say: Say) -> list[Point]:
+def _documents(tulle: Tulle, seconds: int, say: Say) -> list[Point]:
     """Documents about pods that are not on this node, as most of a cluster's are."""
     points = []
     for count in DOCUMENTS:
         took = _apply(tulle, [about_others(number) for number in range(count)])
         memory = tulle.memory()
         case = Case(f"documents_{count}", "", 32)
-        measured = [_loaded(tulle, case, number, seconds, say) for number in range(1, rounds + 1)]
+        measured = [_loaded(tulle, case, 1, seconds, say)]
         points.append(Point("documents", count, measured, memory, took, _idle_cores(tulle)))
     tulle.lab.tulle("lab", "delete", "--name", tulle.lab.name, *(f"others-{number}" for number in range(DOCUMENTS[-1])))
     return points
 
 
-def _connections(tulle: Tulle, rounds: int, seconds: int, say: Say) -> list[Point]:
+def _connections(tulle: Tulle, seconds: int, say: Say) -> list[Point]:
     """Idle connections, and the usual load beside them. More than one worker may open goes to two."""
     points = []
     workers = 1
@@ -129,13 +129,13 @@ def _connections(tulle: Tulle, rounds: int, seconds: int, say: Say) -> list[Poin
             memory = tulle.memory()
             quiet = _idle_cores(tulle)
             case = Case(f"connections_{idle.count}", "", 32, workers=workers)
-            measured = [_loaded(tulle, case, number, seconds, say) for number in range(1, rounds + 1)]
+            measured = [_loaded(tulle, case, 1, seconds, say)]
         measured = [replace(one, row=replace(one.row, errors=one.row.errors + idle.errors)) for one in measured]
         points.append(Point("connections", idle.count, measured, memory, 0.0, quiet))
     return points
 
 
-def _pods(stack: ExitStack, count: int, rounds: int, seconds: int, say: Say) -> Point:
+def _pods(stack: ExitStack, count: int, seconds: int, say: Say) -> Point:
     """`count` protected pods, `web` among them; what the lab itself takes to make them is in `change_s`."""
     say(f"scale: lab with {count} protected pods goes up")
     began = time.monotonic()
@@ -147,7 +147,7 @@ def _pods(stack: ExitStack, count: int, rounds: int, seconds: int, say: Say) -> 
         tulle.check()
         memory, quiet = tulle.memory(), _idle_cores(tulle)
         case = Case(f"pods_{count}", "", 32)
-        measured = [_loaded(tulle, case, number, seconds, say) for number in range(1, rounds + 1)]
+        measured = [_loaded(tulle, case, 1, seconds, say)]
     return Point("pods", count, measured, memory, took, quiet)
 
 

@@ -62,6 +62,9 @@ class Watch:
     def __len__(self) -> int:
         return len(self._handlers)
 
+    def __bool__(self) -> bool:
+        return True  # one that watches nothing yet is one all the same
+
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let a loop call that does not know us."""
         loop.add_reader(self._epoll.fileno(), self.turn, 0)

@@ -93,6 +93,14 @@ def test_a_closed_port_is_a_failure_with_its_reason() -> None:
     assert set(failures) == {"ECONNREFUSED"}
 
 
+def test_an_idle_connection_is_one_that_was_answered_well() -> None:
+    refused = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"
+    with server(lambda sock, _: sock.sendall(refused)) as port:
+        command = [sys.executable, "-P", str(HERE / "idle.py"), "127.0.0.1", str(port), "3"]
+        done = subprocess.run(command, input="", capture_output=True, text=True, check=True)  # noqa: S603 - our own
+    assert done.stdout.split() == ["0", "0"]
+
+
 def requests_of(arguments: list[str], path: str) -> list[bytes]:
     """The first requests that wrk sends with these arguments of report.lua, as a server sees them."""
     seen: list[bytes] = []

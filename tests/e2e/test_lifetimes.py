@@ -268,6 +268,21 @@ def test_a_worker_that_hangs_is_killed_and_replaced(new_lab: Cluster) -> None:
         assert new_lab.curl("frontend", "http://web/public") == 200
 
 
+def test_workers_that_die_again_and_again_are_followed_by_ones_that_the_agent_knows(new_lab: Cluster) -> None:
+    """The successor of a worker that lived for long starts at once and may have its name: the agent lost it with the
+    old one, so that it served on by the rules of its first moment."""
+    for _ in range(3):
+        before = new_lab.processes("node-b", "worker")
+        assert len(before) == 2
+        time.sleep(10.5)  # agent/pool.py starts the successor of an older worker at once
+        for pid in before:
+            kill(pid)
+        assert eventually(lambda old=before: len(set(new_lab.processes("node-b", "worker")) - set(old)) == 2)  # type: ignore[misc]  # the lambda is called before the next turn
+    new_lab.apply(EXAMPLES / "web-l7-reloaded.yaml")
+    for _ in range(8):
+        assert new_lab.curl("frontend", "http://web/public") == 403
+
+
 def test_the_broker_is_replaced(own_lab: Cluster) -> None:
     old = own_lab.node("node-b")["broker"]
     kill(old)
