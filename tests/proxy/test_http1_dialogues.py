@@ -1042,3 +1042,25 @@ def test_the_hot_path_has_the_flow_whenever_it_can(both_paths: bool) -> None:
     talk.box.swap(rules_of(WITH_HEADER, port=80))
     assert not ask(plain)
     assert [e.code for e in talk.edge.events] == [403] * 6
+
+
+def test_what_was_left_of_an_earlier_body_means_nothing_later() -> None:
+    """The strict path finished a body that the hot path had begun; the client is not read while it takes nothing."""
+    talk = at_response(POST_ANY, method="POST", head="Content-Length: 4|")
+    talk.layer.downstream_data(b"ab")
+    talk.layer.expired(Timer.RECORD)
+    talk.layer.downstream_data(b"cd")
+    talk.layer.upstream_data(octets("HTTP/1.1 200 OK|Content-Length: 0||"))
+    sent = bytes(talk.edge.legs[0])
+    talk.edge.full = True
+    talk.layer.downstream_data(octets("PATCH /a HTTP/1.1|Host: a||"))
+    talk.layer.downstream_data(octets("PATCH /b HTTP/1.1|Host: a||"))
+    assert bytes(talk.edge.legs[0]) == sent
+    talk.edge.full = False
+    talk.layer.downstream_drained()
+    assert [(e.method, e.target, e.code) for e in talk.edge.events if not e.is_reply] == [
+        ("POST", "/a", 0),
+        ("PATCH", "/a", 403),
+        ("PATCH", "/b", 403),
+    ]
+    assert bytes(talk.edge.legs[0]) == sent
