@@ -1064,3 +1064,31 @@ def test_what_was_left_of_an_earlier_body_means_nothing_later() -> None:
         ("PATCH", "/b", 403),
     ]
     assert bytes(talk.edge.legs[0]) == sent
+
+
+def strict_once() -> Dialogue:
+    """A flow whose first request was out of the ordinary, with a leg that has answered it."""
+    talk = http()
+    talk.layer.downstream_data(octets("GET /a HTTP/1.1|Host: a|X-Empty: ||"))
+    talk.layer.upstream_open()
+    talk.layer.upstream_data(octets("HTTP/1.1 200 OK|Content-Length: 0||"))
+    talk.edge.said.clear()
+    return talk
+
+
+def test_a_drain_told_to_the_strict_path_is_not_forgotten() -> None:
+    talk = strict_once()
+    talk.layer.drain()
+    talk.layer.downstream_data(octets("GET /a HTTP/1.1|Host: a||"))
+    talk.layer.upstream_data(octets("HTTP/1.1 200 OK|Content-Length: 0||"))
+    assert talk.sent()[0][-1].close
+    assert talk.edge.said[-1] == "finish, linger"
+
+
+def test_a_leg_that_answered_the_strict_path_is_no_fresh_one() -> None:
+    """So a race with its end is retried, as always."""
+    talk = strict_once()
+    talk.layer.downstream_data(octets("GET /b HTTP/1.1|Host: a||"))
+    talk.layer.upstream_eof()
+    assert talk.edge.said[-2:] == ["close upstream", "open"]
+    assert talk.counters["upstream_retried"] == 1
