@@ -10,6 +10,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,7 @@ class Target:
         self._log = log
         self._pods = lab.pods()
         self._begin = 0
+        self._since = ""
 
     def recognise(self, wanted: bool) -> None:
         """Restart the agent of the server's node with this setting; its new workers have it."""
@@ -195,8 +197,9 @@ class Target:
         assert eventually(lambda: bool(lab.node("node-b")["ready"]))
 
     def forget(self) -> None:
-        """Let what the server has seen so far count no more."""
+        """Let what the server has seen so far count no more, nor records: client ports come again."""
         self._begin = len(self._log.read_text())
+        self._since = datetime.now(UTC).isoformat(timespec="microseconds").removesuffix("+00:00")
 
     def send(self, *cases: list[Any], pod: str = "frontend", family: str = "ipv4", wait: float = 1.0) -> list[Record]:
         """Send the pieces of each case on a connection of its own; gives `raw.run`'s results."""
@@ -225,6 +228,8 @@ class Target:
         def look() -> bool:
             by_port: dict[int, list[Record]] = {}
             for record in self._lab.observe("--since", "2m", "--all"):
+                if record["time"] < self._since:
+                    continue
                 if record["flow"].get("l4", {}).get("TCP", {}).get("destination_port") == PORT:
                     by_port.setdefault(record["flow"]["l4"]["TCP"]["source_port"], []).append(record)
             found[:] = [by_port.get(result["port"], []) for result in results]
