@@ -25,7 +25,7 @@ WEB_PORT = 80
 CLIENT, FAR, WEB, EXTRA = "client", "far", "web", "extra"
 FAR_NODE, NODE = "node-a", "node-b"
 _READY_S = 10.0
-_COMMAND_S = 180.0
+_COMMAND_S = 600.0  # two hundred pods on a busy machine
 # The pid of who made it is part of the name: labs of a run that was killed can be told from those of one at work.
 _NAME = re.compile(r"bench-(\d+)-[a-z]+")
 
@@ -125,6 +125,11 @@ def pids_of_labs() -> set[int]:
     return found
 
 
+def extra_group(number: int) -> str:
+    """The label `group` of an idle pod: so a policy selects the first so many, in tens."""
+    return f"g{number // 10}"
+
+
 def _description(extra_pods: int) -> dict[str, object]:
     """lab.yaml; JSON is YAML."""
     serve = [sys.executable, "-P", str(HERE / "server.py"), "--port", str(WEB_PORT)]
@@ -134,7 +139,10 @@ def _description(extra_pods: int) -> dict[str, object]:
             {"name": FAR, "node": FAR_NODE, "labels": {"app": FAR, "role": "client"}},
             {"name": WEB, "node": NODE, "command": serve},
             {"name": CLIENT, "node": NODE, "labels": {"app": CLIENT, "role": "client"}},
-            *({"name": f"extra-{i}", "node": NODE, "labels": {"app": EXTRA}} for i in range(extra_pods)),
+            *(
+                {"name": f"extra-{i}", "node": NODE, "labels": {"app": EXTRA, "group": extra_group(i)}}
+                for i in range(extra_pods)
+            ),
         ],
     }
 

@@ -1,7 +1,8 @@
 """`./dev bench scale`: how cost grows with rules on the port, connections, pods of the node, and policy documents.
 
 All of it in labs of its own, with one worker. The numbers of rules take turns within a round, because a goal hangs on
-their ratio; everything else is measured once. Each number of pods is a lab of its own.
+their ratio; everything else is measured once. The pods are all there from the
+beginning, and ever more of them are protected.
 """
 
 import tempfile
@@ -14,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from bench import processes, wrk
-from bench.benchlab import EXTRA, BenchLab
+from bench.benchlab import EXTRA, BenchLab, extra_group
 from bench.cases import CASES, Case
 from bench.measure import Measured, affordable, idle_connections, measure
 from bench.peers.rules import POLICY
@@ -40,7 +41,7 @@ class Point:
     """One setting of one axis: the load's measurements there, and what else it costs.
 
     count: what was there; less than was asked for where the machine does not allow it.
-    memory: resident bytes by role, before the load. change_s: until the change was in force, or the lab was up.
+    memory: resident bytes by role, before the load. change_s: until the change was in force.
     idle_cores: cores that the processes take while nothing happens.
     """
 
@@ -70,9 +71,8 @@ def measure_axes(axes: Sequence[str], rounds: int, seconds: int, say: Say) -> li
                 if "connections" in axes:
                     points += _connections(tulle, seconds, say)
     if "pods" in axes:
-        for count in PODS:
-            with ExitStack() as stack:
-                points.append(_pods(stack, count, seconds, say))
+        with ExitStack() as stack:
+            points += _pods(stack, seconds, say)
     return points
 
 
@@ -135,20 +135,19 @@ def _connections(tulle: Tulle, seconds: int, say: Say) -> list[Point]:
     return points
 
 
-def _pods(stack: ExitStack, count: int, seconds: int, say: Say) -> Point:
-    """`count` protected pods, `web` among them; what the lab itself takes to make them is in `change_s`."""
-    say(f"scale: lab with {count} protected pods goes up")
-    began = time.monotonic()
-    tulle = _started(stack, f"pods-{count}", count - 1)
-    took = time.monotonic() - began
-    if count > 1:
-        _apply(tulle, [extra_protected()])
+def _pods(stack: ExitStack, seconds: int, say: Say) -> list[Point]:
+    """`web` and ever more pods that do nothing are protected; the lab has all of them from the beginning."""
+    say(f"scale: lab with {PODS[-1]} pods goes up, which takes minutes")
+    tulle = _started(stack, "pods", PODS[-1])
+    points = []
     with tulle.in_place():
-        tulle.check()
-        memory, quiet = tulle.memory(), _idle_cores(tulle)
-        case = Case(f"pods_{count}", "", 32)
-        measured = [_loaded(tulle, case, 1, seconds, say)]
-    return Point("pods", count, measured, memory, took, quiet)
+        for count in PODS:
+            took = _apply(tulle, [extra_protected(count)]) if count > 1 else 0.0
+            tulle.check()
+            memory, quiet = tulle.memory(), _idle_cores(tulle)
+            measured = [_loaded(tulle, Case(f"pods_{count}", "", 32), 1, seconds, say)]
+            points.append(Point("pods", count, measured, memory, took, quiet))
+    return points
 
 
 def _loaded(tulle: Tulle, case: Case, number: int, seconds: int, say: Say) -> Measured:
@@ -232,10 +231,12 @@ def about_others(number: int) -> dict[str, object]:
     }
 
 
-def extra_protected() -> dict[str, object]:
-    """The ten rules for the pods that do nothing, so that each is protected as `web` is."""
+def extra_protected(count: int) -> dict[str, object]:
+    """The ten rules for so many of the pods that do nothing, in tens."""
     document: dict[str, object] = yaml.safe_load(POLICY.read_text(encoding="utf-8"))
     document["metadata"] = {"name": "extra", "namespace": "default"}
+    groups = sorted({extra_group(number) for number in range(count)})
     spec: dict[str, object] = document["spec"]  # type: ignore[assignment]  # its form is this checkout's own
-    spec["endpointSelector"] = {"matchLabels": {"app": EXTRA}}
+    selected = {"key": "group", "operator": "In", "values": groups}
+    spec["endpointSelector"] = {"matchLabels": {"app": EXTRA}, "matchExpressions": [selected]}
     return document

@@ -17,6 +17,7 @@ import math
 import os
 import select
 import selectors
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -26,6 +27,9 @@ READ: Final = select.EPOLLIN
 WRITE: Final = select.EPOLLOUT
 BATCH: Final = 256
 """Events taken in one system call."""
+STAY_S: Final = 0.002
+"""How long callbacks that a method left to the loop (`call_soon`), and deadlines it set, can be late because the data
+plane is busy. Whatever comes for asyncio's own descriptors ends it at once."""
 
 type Handler = Callable[[int], None]
 """Told the events (a mask of epoll_ctl(2)); must not raise."""
@@ -34,11 +38,13 @@ type Handler = Callable[[int], None]
 class Watch:
     """The descriptors of one data plane. Not thread-safe."""
 
-    __slots__ = ("_epoll", "_handlers")
+    __slots__ = ("_epoll", "_handlers", "quiet")
 
     def __init__(self, epoll: select.epoll | None = None) -> None:
         self._epoll = select.epoll() if epoll is None else epoll
         self._handlers: dict[int, Handler] = {}
+        self.quiet = True
+        """Whether the last turn brought nothing."""
 
     def add(self, fd: int, events: int, handler: Handler) -> None:
         """Call `handler` when one of `events` (READ, WRITE) is there, or when the connection broke."""
@@ -79,7 +85,9 @@ class Watch:
         """Wait so many seconds (-1: without end), call whom events are for; returns the events that are nobody's."""
         others: list[tuple[int, int]] = []
         find = self._handlers.get
-        for fd, events in self._epoll.poll(timeout, BATCH):
+        found = self._epoll.poll(timeout, BATCH)
+        self.quiet = not found
+        for fd, events in found:
             handler = find(fd)
             if handler is None:
                 others.append((fd, events))
@@ -101,12 +109,23 @@ class WatchSelector(selectors.EpollSelector):
         self.watch = Watch(select.epoll.fromfd(os.dup(self.fileno())))
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """See `selectors.BaseSelector`. Events of the data plane are handled before it returns."""
+        """See `selectors.BaseSelector`. Events of the data plane are handled before it returns, and when there were some,
+        it waits a moment for more: asyncio's own turn costs as much as half a request."""
         # epoll_wait(2) counts milliseconds
         wait = -1.0 if timeout is None else math.ceil(max(timeout, 0.0) * 1000) / 1000
         ready: list[tuple[selectors.SelectorKey, int]] = []
+        until = 0.0
         try:
-            others = self.watch.turn(wait)
+            while True:
+                others = self.watch.turn(wait)
+                if others or self.watch.quiet or not wait:
+                    break
+                now = time.monotonic()
+                if not until:
+                    until = now + (STAY_S if timeout is None else min(STAY_S, timeout))
+                if now >= until:
+                    break
+                wait = math.ceil((until - now) * 1000) / 1000
         except InterruptedError:
             return ready
         if others:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench import scale
+from bench.benchlab import extra_group
 from policies.compile import compile_policies
 from policies.engine import Engine, HttpRequest
 from policies.inventory import Inventory, Pod
@@ -44,8 +45,13 @@ def test_documents_about_others_leave_web_alone(tmp_path: Path) -> None:
     assert allowed([scale.ruled(10), *others], tmp_path, "/bench/1k", "/admin") == [True, False]
 
 
-def test_every_extra_pod_is_selected() -> None:
-    spec = scale.extra_protected()["spec"]
-    assert isinstance(spec, dict)
-    assert spec["endpointSelector"] == {"matchLabels": {"app": "extra"}}
-    assert len(spec["ingress"][0]["toPorts"][0]["rules"]["http"]) == 10
+@pytest.mark.parametrize("count", scale.PODS[1:])
+def test_so_many_pods_are_selected_beside_web(count: int, tmp_path: Path) -> None:
+    file = tmp_path / "policies.yaml"
+    file.write_text(scale.yaml_of(scale.extra_protected(count)))
+    pods = tuple(
+        Pod("default", f"extra-{i}", {"app": "extra", "group": extra_group(i)}, (f"10.0.1.{i}",), i + 1)
+        for i in range(scale.PODS[-1])
+    )
+    rules = resolve(compile_policies(load_files([file])), Inventory(pods), 1)
+    assert len([each for each in rules.endpoints.values() if each.ingress.default_deny]) == count
