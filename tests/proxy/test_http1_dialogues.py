@@ -1092,3 +1092,13 @@ def test_a_leg_that_answered_the_strict_path_is_no_fresh_one() -> None:
     talk.layer.upstream_eof()
     assert talk.edge.said[-2:] == ["close upstream", "open"]
     assert talk.counters["upstream_retried"] == 1
+
+
+def test_a_leg_that_ends_with_its_response_ends_with_it_on_whatever_path() -> None:
+    talk = at_response()
+    talk.layer.upstream_data(octets("HTTP/1.1 200 OK|Connection: close|Transfer-Encoding: chunked||2|hi|"))
+    talk.edge.said.clear()
+    talk.layer.upstream_data(octets("0|X-Sum: 1||"))  # a trailer: the strict path's
+    assert "close upstream" in talk.edge.said
+    talk.layer.downstream_data(octets("GET /b HTTP/1.1|Host: a||"))
+    assert talk.edge.said[-1] == "open"
