@@ -255,9 +255,9 @@ class Agent:
                 self._protector.unproxied.close_late(self._protector.protected.values(), self._protector.rules)
             retry += HOUSEKEEPING_S
             if retry >= RETRY_S:
+                retry = 0.0
                 due |= self._trouble is not None or self._policies.touched() or self._node_changed()
             if due:
-                retry = 0.0
                 await self._refresh()
 
     def _node_changed(self) -> bool:

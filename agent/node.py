@@ -4,7 +4,7 @@ import socket
 
 from policies.inventory import NodeHost
 from redirect import netns
-from redirect.rtnl import Rtnl
+from redirect.rtnl import RouteNews, Rtnl
 
 LOCAL_TABLE = 255  # RT_TABLE_LOCAL, linux/rtnetlink.h: the kernel keeps every own address there, with type RTN_LOCAL
 RTN_LOCAL = 2
@@ -20,11 +20,31 @@ class OwnNode:
     def __init__(self, name: str) -> None:
         self._name = name
         self._netns = netns.Netns.open(netns.OWN)
+        self._news = RouteNews(self._netns)
+        self._asked = False
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._news.close()
+        self._netns.close()
 
     @property
     def cookie(self) -> int:
         """The number by which the kernel's programs know it."""
         return self._netns.cookie
+
+    def changed_from(self, known: NodeHost) -> bool:
+        """Whether the node has other addresses than `known`; looks only when the kernel reported a change.
+
+        Raises:
+            RedirectError: the kernel does not tell; asked again, it looks again.
+        """
+        self._asked = self._news.came() or self._asked
+        if not self._asked:
+            return False
+        changed = self.look() != known
+        self._asked = False
+        return changed
 
     def look(self) -> NodeHost:
         """The node with its addresses, loopback and link-local ones left out as nobody else can mean them.

@@ -249,7 +249,7 @@ class Protector:
         Raises:
             RedirectError: the kernel does not tell.
         """
-        return self._node.look() != self._host
+        return self._node.changed_from(self._host)
 
     async def _judge(self, selected: set[PodKey]) -> None:
         """Whom an address belongs to, and what that one may do. The kernel takes the longest prefix, so pods and nodes

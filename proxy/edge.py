@@ -58,7 +58,6 @@ class FlowEdge(Timed):
         "_layer",
         "_linger",
         "_lingered",
-        "_opening",
         "_original",
         "_paused",
         "_read_down",
@@ -80,7 +79,6 @@ class FlowEdge(Timed):
         self._down = Side(home.watch, sock, self._down_readable, self._down_writable, shared=False)
         self._up: Side | None = None
         self._dial: Dial | None = None
-        self._opening = False
         self._timer = Timer.IDLE
         self._paused = False
         self._unsettled = True
@@ -359,9 +357,6 @@ class FlowEdge(Timed):
         self._leg_told(partial(self._the_layer().upstream_failed, failure))
 
     def _leg_told(self, tell: Callable[[], None]) -> None:
-        if self._opening:
-            tell()
-            return
         try:
             tell()
             self._settle()

@@ -109,8 +109,8 @@ class WatchSelector(selectors.EpollSelector):
         self.watch = Watch(select.epoll.fromfd(os.dup(self.fileno())))
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """See `selectors.BaseSelector`. Events of the data plane are handled before it returns, and when there were some,
-        it waits a moment for more: asyncio's own turn costs as much as half a request."""
+        """See `selectors.BaseSelector`. Events of the data plane are handled before it returns, and when there were
+        some, it waits a moment for more: asyncio's own turn costs as much as half a request."""
         # epoll_wait(2) counts milliseconds
         wait = -1.0 if timeout is None else math.ceil(max(timeout, 0.0) * 1000) / 1000
         ready: list[tuple[selectors.SelectorKey, int]] = []

@@ -36,9 +36,40 @@ TC_H_CLSACT, CLSACT_HANDLE = 0xFFFFFFF1, 0xFFFF0000
 CLSACT_INGRESS, CLSACT_EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
 BPF_ACT_DIRECT = 1  # TCA_BPF_FLAG_ACT_DIRECT: the program's answer is the action
 ETH_P_ALL = 3
+# include/uapi/linux/rtnetlink.h: RTMGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE
+NEWS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 TIMEOUT_S = 5.0  # the kernel answers at once; this is for a machine that swaps
 BUFFER = 1 << 18  # a dump message is at most 32 KiB
+
+
+class RouteNews:
+    """Tells whether links, addresses or routes of one netns may have changed: reading them takes milliseconds."""
+
+    def __init__(self, netns: Netns) -> None:
+        with netns.entered():
+            self._sock = socket.socket(
+                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
+            )
+        self._sock.bind((0, NEWS))
+
+    def came(self) -> bool:
+        """Whether something was reported since the last call, or may have been. Look only after the call: what changes
+        later is reported again."""
+        came = False
+        while True:
+            try:
+                self._sock.recv(BUFFER)
+            except BlockingIOError:
+                return came
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # more came than the socket holds: that is news too
+                    return True
+            came = True
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._sock.close()
 
 
 class Rtnl:

@@ -10,6 +10,8 @@ import pytest
 
 from agent import status
 from agent.node import OwnNode
+from policies.inventory import NodeHost
+from redirect.errors import RedirectError
 from redirect.netns import Netns
 
 
@@ -43,6 +45,48 @@ def test_the_nodes_addresses_are_those_of_its_network_namespace_as_they_are(plac
     assert found.addresses == ("192.0.2.1", "fd00:99::1")  # no loopback, no link-local one, no service's
     ip(*inside, "address", "add", "192.0.2.2/24", "dev", "d0")
     assert node.look().addresses == ("192.0.2.1", "192.0.2.2", "fd00:99::1")
+    node.close()
+
+
+@pytest.mark.root
+def test_addresses_are_read_when_the_kernel_reports_a_change_and_only_then(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = ("-n", place)
+    ip(*inside, "link", "set", "lo", "up")
+    with Netns.open(Path("/run/netns") / place) as netns, netns.entered():
+        node = OwnNode("node-a")
+    looks = 0
+    real = OwnNode.look
+
+    def counted(self: OwnNode) -> NodeHost:
+        nonlocal looks
+        looks += 1
+        return real(self)
+
+    monkeypatch.setattr(OwnNode, "look", counted)
+    known = real(node)
+    node.changed_from(known)
+    looks = 0
+    assert [node.changed_from(known) for _ in range(3)] == [False, False, False]
+    assert looks == 0
+    ip(*inside, "link", "add", "d0", "type", "veth", "peer", "d1")
+    ip(*inside, "address", "add", "192.0.2.7/24", "dev", "d0")
+    assert node.changed_from(known)
+    known = real(node)
+    assert known.addresses == ("192.0.2.7",)
+    assert not node.changed_from(known)
+    ip(*inside, "address", "del", "192.0.2.7/24", "dev", "d0")
+
+    def fails(self: OwnNode) -> NodeHost:
+        raise RedirectError("the kernel does not tell")
+
+    monkeypatch.setattr(OwnNode, "look", fails)
+    with pytest.raises(RedirectError):
+        node.changed_from(known)
+    monkeypatch.setattr(OwnNode, "look", counted)
+    assert node.changed_from(known)  # the change was not forgotten
+    node.close()
 
 
 def test_status_says_what_is_in_force_and_what_is_not_covered() -> None:
