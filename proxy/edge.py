@@ -62,6 +62,7 @@ class FlowEdge(Timed):
         "_paused",
         "_read_down",
         "_read_up",
+        "_small",
         "_timer",
         "_unsettled",
         "_up",
@@ -87,7 +88,7 @@ class FlowEdge(Timed):
         self._linger = False
         self.lingers = False  # our end is sent, we wait for the client's
         self._lingered = 0  # bytes thrown away since
-        self._read_down = self._read_up = home.limits.read_bytes
+        self._small = self._read_down = self._read_up = home.limits.read_bytes
 
     # ---- for the server
 
@@ -230,7 +231,7 @@ class FlowEdge(Timed):
         try:
             size = self._read_down
             layer = self._layer
-            if size > self._home.limits.read_bytes and self._up is not None and layer is not None:
+            if size != self._small and self._up is not None and layer is not None:
                 moved = self._relay(self._down, self._up, layer.passing_up)
                 if moved:
                     layer.passed_up(moved)
@@ -252,7 +253,8 @@ class FlowEdge(Timed):
             if layer is None:
                 raise RuntimeError("a flow without a layer")
             if data:
-                self._read_down = self._next_size(size, len(data))
+                if size != self._small or len(data) == size:
+                    self._read_down = self._next_size(size, len(data))
                 layer.downstream_data(data)
             else:
                 self._down.ended = True
@@ -269,7 +271,8 @@ class FlowEdge(Timed):
             up, layer = self._up, self._layer
             if up is None or layer is None:
                 raise RuntimeError("bytes from a leg that is not there")
-            if self._read_up > self._home.limits.read_bytes:
+            size = self._read_up
+            if size != self._small:
                 moved = self._relay(up, self._down, layer.passing_down)
                 if moved:
                     layer.passed_down(moved)
@@ -277,7 +280,7 @@ class FlowEdge(Timed):
                         self._settle()
                     return
             try:
-                data = up.recv(self._read_up)
+                data = up.recv(size)
             except BlockingIOError:
                 return
             except OSError:
@@ -286,7 +289,8 @@ class FlowEdge(Timed):
                 self._settle()
                 return
             if data:
-                self._read_up = self._next_size(self._read_up, len(data))
+                if size != self._small or len(data) == size:
+                    self._read_up = self._next_size(size, len(data))
                 layer.upstream_data(data)
             else:
                 up.ended = True
@@ -472,8 +476,6 @@ class FlowEdge(Timed):
 
     def _next_size(self, size: int, got: int) -> int:
         """Read big when there is much, small again when there is not."""
-        if got < size == self._home.limits.read_bytes:
-            return size
         limits = self._home.limits
         if got == size:
             return limits.bulk_read_bytes

@@ -7,6 +7,7 @@ its bucket. A deadline fires at or up to one tick after its time, never before i
 
 import asyncio
 import heapq
+import time
 from collections.abc import Callable
 from math import ceil, inf
 
@@ -37,7 +38,9 @@ class Timers:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self.now: Callable[[], float] = loop.time
+        # asyncio's own loops count by this clock; it is asked several times in a request
+        own = isinstance(loop, asyncio.BaseEventLoop) and type(loop).time is asyncio.BaseEventLoop.time
+        self.now: Callable[[], float] = time.monotonic if own else loop.time
         self._buckets: dict[int, set[Timed]] = {}
         self._ticks: list[int] = []
         self._handle: asyncio.TimerHandle | None = None
