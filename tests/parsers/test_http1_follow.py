@@ -4,13 +4,12 @@ Invariant: whatever the body, its pieces and the moment of the hand-over, what w
 for our own reader, as what the strict path alone would have written; nothing behind the last sure line was let through.
 """
 
-import os
 import re
 from itertools import pairwise
 
 import h11
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from parsers.buffer import Buffer
@@ -23,7 +22,6 @@ from tests.parsers.feeding import splits
 
 LIMITS = Http1Limits()
 MOST_HELD = 10
-MANY = settings(max_examples=3_000) if os.environ.get("TULLE_DEEP") == "1" else settings()
 
 type Row = tuple[str, bytes, bytes, bytes, str]  # name, what is let through, what waits, what follows, how it stands
 
@@ -297,7 +295,6 @@ def spelled(chunks: list[tuple[bytes, str]]) -> bytes:
     return b"".join((form % len(data)).encode() + b"\r\n" + data + b"\r\n" for data, form in chunks)
 
 
-@MANY
 @pytest.mark.timeout(3000)
 @given(chunk_lists, ends, places, st.integers(0, 14))
 def test_any_body_any_pieces_any_hand_over(
@@ -307,7 +304,6 @@ def test_any_body_any_pieces_any_hand_over(
     check(body, cut(body, where), switch)
 
 
-@MANY
 @pytest.mark.timeout(3000)
 @given(chunk_lists, ends, st.integers(0, 2000), st.binary(max_size=3), st.integers(0, 2), places, st.integers(0, 14))
 def test_any_body_with_a_mistake(

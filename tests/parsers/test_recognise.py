@@ -1,7 +1,8 @@
 """The recogniser against the strict path. Invariant: what is recognised, `heads` and `connection` read the same and
 would write the same, octet by octet; a part of a head is never recognised.
 
-TULLE_DEEP=1 makes some 200,000 heads of the grammar and its borders instead of a few hundred.
+The deep profile makes 330,000 heads of the grammar and its borders instead of 3,600, and replaces the octets of more
+samples.
 """
 
 import os
@@ -31,7 +32,7 @@ from parsers.http1.heads import read_request, read_response
 from parsers.http1.target import canonical_target
 from tests.parsers import test_http1_requests, test_http1_responses, test_http1_smuggling, test_http1_target
 
-DEEP = os.environ.get("TULLE_DEEP") == "1"
+DEEP = os.environ.get("TULLE_HYPOTHESIS") == "deep"
 LIMITS = Http1Limits(max_fields=12)
 REQUEST = recognise.request_pattern(LIMITS.max_fields)
 RESPONSE = recognise.response_pattern(LIMITS.max_fields)

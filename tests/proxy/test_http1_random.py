@@ -2,7 +2,7 @@
 flow that is over stays over."""
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.events import LegFailure
@@ -127,7 +127,7 @@ class Player:
 
 
 @pytest.mark.parametrize("recognise", [False, True], ids=["strict", "recognised"])
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=max(400, settings().max_examples))
 @given(steps=st.lists(STEPS, max_size=25))
 def test_nothing_confuses_the_layer(recognise: bool, steps: list[tuple[str, bytes]]) -> None:
     player = Player(recognise=recognise)
