@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from agent.cli import Parser
-from bench import policies, processes, profile, scale
+from bench import document, policies, processes, profile, scale
 from bench.benchlab import sweep
 from bench.cases import BULK, CASES, HTTP, chosen
 from bench.errors import BenchError
@@ -146,7 +146,7 @@ def _work(options: argparse.Namespace) -> Callable[[Results], None]:
         return lambda results: results.language.extend(policies.measure(options.rounds))
     if options.command == "profile":
         profiled = tuple(case.name for case in chosen(options.cases, CASES, "case"))
-        return lambda _: _profile(profiled, options.seconds)
+        return lambda _: _profile(profiled, options)
     if options.command == "scale":
         axes = chosen(options.axes, {axis: axis for axis in scale.AXES}, "axis")
         if not axes:
@@ -179,9 +179,10 @@ def _scale(results: Results, axes: Sequence[str], options: argparse.Namespace) -
     results.points = scale.measure_axes(axes, options.rounds, options.seconds, say)
 
 
-def _profile(names: tuple[str, ...], seconds: int) -> None:
-    for file in profile.record(names, seconds):
+def _profile(names: tuple[str, ...], options: argparse.Namespace) -> None:
+    for file in profile.record(names, options.seconds):
         print(file.relative_to(profile.FOLDER.parent.parent))
+    document.write_profiles(f"./dev bench profile --cases {','.join(names)} --seconds {options.seconds}")
 
 
 def is_default(options: argparse.Namespace) -> bool:

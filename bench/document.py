@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench import plots, table
+from bench.cases import CASES
 from bench.connect import WINDOW_S, Endurance
 from bench.errors import BenchError
 from bench.goals import Goal
@@ -131,6 +132,17 @@ def write_scale(
             if series:
                 parts.append(_plot(document, name, title, plots.lines(title, "one worker", what, series, unit)))
     _between(document, "scale", parts)
+
+
+def write_profiles(command: str, document: Path = DOCUMENT) -> None:
+    """A link to each flame graph that is there.
+
+    Raises:
+        BenchError: the document has no such place.
+    """
+    there = {case: f"{_PLOTS}/profile_{case.name}.svg" for case in CASES.values()}
+    links = [f"- [{case.name}: {case.what}]({to})" for case, to in there.items() if (document.parent / to).exists()]
+    _between(document, "profile", [f"`{command}` on {machine()}:", "\n".join(links)])
 
 
 def _plot(document: Path, name: str, title: str, drawing: str) -> str:

@@ -1,4 +1,4 @@
-"""`./dev bench profile`: a flame graph of the worker under the keep-alive load, by py-spy."""
+"""`./dev bench profile`: a flame graph of the worker under each of some loads, by py-spy."""
 
 import os
 import subprocess

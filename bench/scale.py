@@ -1,8 +1,8 @@
 """`./dev bench scale`: how cost grows with rules on the port, connections, pods of the node, and policy documents.
 
-All of it in labs of its own, with one worker. The numbers of rules take turns within a round, because a goal hangs on
-their ratio; everything else is measured once. The pods are all there from the
-beginning, and ever more of them are protected.
+All of it in labs of its own, with one worker, or two for more connections than one may open files for. The numbers of
+rules take turns within a round, because a goal hangs on their ratio; everything else is measured once. The pods are all
+there from the beginning, and ever more of them are protected.
 """
 
 import tempfile

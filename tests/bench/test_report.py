@@ -152,7 +152,7 @@ def test_a_rate_that_falls_and_connections_that_fail_are_missed_goals() -> None:
 
 
 HTTP_GOALS: list[goals.Goal] = [goals.Goal("a", "b", "c", True)]
-SECTIONS = ("http", "connect", "scale")
+SECTIONS = ("http", "connect", "scale", "profile")
 
 
 @pytest.fixture
@@ -167,8 +167,8 @@ def test_the_document_keeps_what_people_wrote(place: Path) -> None:
     document.write_http(outcome(), HTTP_GOALS, "./dev bench http --write", place)
     text = place.read_text()
     assert text.startswith("above\n\n<!-- bench http: begin -->\n`./dev bench http --write` on ")
-    assert text.endswith("<!-- bench scale: begin -->\nold\n<!-- bench scale: end -->\n\nbelow\n")
-    assert text.count("old") == 2
+    assert text.endswith("<!-- bench profile: begin -->\nold\n<!-- bench profile: end -->\n\nbelow\n")
+    assert text.count("old") == 3
     assert "other processes took 0.2 cores meanwhile (median; at most 1.5): too much to compare" in text
     assert "| tulle | 1,000 | 0.125 | 2.000 |" in text
     assert "![Requests per second](plots/rates.svg)" in text
@@ -191,6 +191,19 @@ def test_endurance_and_scale_have_places_of_their_own(place: Path) -> None:
     assert "| 100 | one path | 1,000 | 900 | 2,000 | 1.50 | 0 | 0.00 | 1.5 | worker 100 |" in text
     drawn = {path.name for path in (place.parent / "plots").iterdir()}
     assert drawn == {"connect.svg", "scale_rules_cpu.svg", "scale_rules_memory.svg"}
+
+
+def test_flame_graphs_are_linked_when_they_are_there(place: Path) -> None:
+    folder = place.parent / "plots"
+    folder.mkdir()
+    for name in ("profile_short_1k_c32", "profile_denied_c32", "rates"):
+        (folder / f"{name}.svg").write_text("<svg/>")
+    document.write_profiles("./dev bench profile", place)
+    links = [line for line in place.read_text().splitlines() if line.startswith("- ")]
+    assert links == [
+        "- [short_1k_c32: 1 KiB, a connection per request, 32 at a time](plots/profile_short_1k_c32.svg)",
+        "- [denied_c32: denied requests, 32 connections](plots/profile_denied_c32.svg)",
+    ]
 
 
 def test_a_document_without_a_place_is_left_alone(tmp_path: Path) -> None:

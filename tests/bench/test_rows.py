@@ -4,10 +4,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from bench.cases import CASES, HTTP
 from bench.measure import Measured
 from bench.results import Results
 from bench.rows import Row, medians, missing
-from bench.run import Outcome
+from bench.run import ALWAYS, DEFAULT, PEERS, Outcome
 
 ROW = Row(
     case="keepalive_1k_c32",
@@ -38,6 +39,21 @@ FIELDS = {
     "errors": int,
 }
 """The contract: these fields, in this order, of these types."""
+
+
+PEERS_OF_ROWS = {"direct", "tulle", "haproxy", "envoy", "mitmproxy"}
+CASES_OF_ROWS = {
+    "keepalive_1k_c32", "keepalive_1k_c1", "short_1k_c32", "body_64k_c32", "body_1m_c8", "denied_c32", "idle_1000",
+}  # fmt: skip
+"""As above; there may be more. `idle_10000` is in `all` alone."""
+
+
+def test_peers_and_cases_have_the_names_of_the_contract() -> None:
+    assert set(PEERS) >= PEERS_OF_ROWS
+    assert set(HTTP) >= CASES_OF_ROWS
+    assert set(CASES) - set(HTTP) == {"idle_10000"}
+    assert (ALWAYS, DEFAULT) == ("tulle", ("direct", "haproxy", "envoy"))
+    assert all(case.name == name for name, case in CASES.items())
 
 
 def test_json_has_exactly_the_fields_of_the_contract(tmp_path: Path) -> None:
