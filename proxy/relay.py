@@ -1,7 +1,7 @@
 """Octets from one socket to another without a copy into this process: splice(2) through a pipe.
 
 What a plain body has left is nobody's to look at. To read and send it copies it twice and touches fresh memory each
-time; moving the pages costs a third of the CPU (docs/decisions/0011-hot-path.md).
+time; moving the pages costs a quarter to a half of the CPU (docs/decisions/0011-hot-path.md, Large bodies).
 
 INVARIANT: the pipe is empty whenever `move` is not running. All flows of a worker share it, so what stayed behind would
 reach another pod. What the target does not take is read out and given to it as unsent; a pipe of which nobody can tell

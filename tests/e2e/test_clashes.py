@@ -1,6 +1,6 @@
 """4-tuples that meet: our leg to the server has the client's address, so its port must be nobody else's.
 
-See DESIGN, "Clashes of 4-tuples": of 200 legs 15 hung beside 3,000 idle connections of that client (seen).
+With ports out of the client's own range, of 200 legs 15 hung beside 3,000 idle connections of that client (seen).
 """
 
 import json
