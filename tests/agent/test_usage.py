@@ -4,9 +4,12 @@ import io
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from agent import status
+from agent.config import Settings
 from agent.usage import usage_of
+from agent.workers import Process, WorkerFolder
 
 MIB = 1024 * 1024
 # Takes 64 MiB and half a second of CPU time, then waits: a name with a bracket and a space must not shift the fields.
@@ -36,6 +39,26 @@ def test_own_usage_is_the_kernels_own_count() -> None:
     before, used, after = os.times(), usage_of(os.getpid()), os.times()
     tick_s = 2 / os.sysconf("SC_CLK_TCK")
     assert before.user + before.system - tick_s <= used["cpu_s"] <= after.user + after.system + tick_s
+
+
+def test_a_worker_that_does_not_answer_and_has_no_agent_is_measured(tmp_path: Path) -> None:
+    settings = Settings.model_validate({"node": "node-a", "run_dir": tmp_path, "audit": {"directory": tmp_path}})
+    folder = WorkerFolder(tmp_path / "workers")
+    with subprocess.Popen([sys.executable, "-c", BUSY], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:  # noqa: S603  our own interpreter
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        process = Process.of(child.pid)
+        assert process is not None
+        with folder.listener("worker-0"):
+            folder.record("worker-0", process)
+        found = status.node_status(settings)["processes"]
+        child.communicate(b"\n")
+    assert isinstance(found, list)
+    (worker,) = found
+    assert (worker["pid"], worker["revision"]) == (child.pid, None)
+    assert worker["rss_bytes"] > 64 * MIB
+    assert worker["cpu_s"] >= 0.4
+    assert status.node_status(settings)["processes"] == []
 
 
 def test_status_shows_each_process_and_the_broker() -> None:

@@ -352,6 +352,7 @@ def test_a_denied_request_between_allowed_ones(target: Target) -> None:
     assert not any("secret" in line for line in target.lines())
 
 
+@pytest.mark.usefixtures("recognise")
 def test_a_forbidden_request_byte_by_byte(target: Target) -> None:
     pieces: list[Any] = []
     for octet in FORBIDDEN:
@@ -360,6 +361,7 @@ def test_a_forbidden_request_byte_by_byte(target: Target) -> None:
     assert statuses(result) == [403]
 
 
+@pytest.mark.usefixtures("recognise")
 @pytest.mark.parametrize(
     "upgrade",
     [
@@ -393,6 +395,7 @@ def test_a_body_is_a_body(target: Target) -> None:
     assert body == FORBIDDEN
 
 
+@pytest.mark.usefixtures("recognise")
 @pytest.mark.parametrize("length", [10, 10_000_000])
 def test_the_body_of_a_denied_request_goes_nowhere(target: Target, length: int) -> None:
     before = len(target.connections())
@@ -439,6 +442,7 @@ def test_informational_answers_are_bounded(target: Target) -> None:
     assert statuses(result) == [103] * 16 + [502]
 
 
+@pytest.mark.usefixtures("recognise")
 def test_a_client_that_leaves_at_any_byte_harms_nobody(target: Target) -> None:
     text = ALLOWED + "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n" + FORBIDDEN
     target.send(*([text[:length], 0.05] for length in range(1, len(text), 3)), wait=0.1)

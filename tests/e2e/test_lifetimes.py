@@ -155,6 +155,16 @@ def test_privileges_are_those_that_are_documented(lab: Cluster) -> None:
             assert status_word(pid, "Uid") not in ("0", "65534")
 
 
+def test_memory_and_cpu_time_of_every_process_are_in_the_status(lab: Cluster) -> None:
+    node = lab.node("node-b")
+    used = [*node["processes"], node["broker_usage"] | {"pid": node["broker"]}]
+    assert len(used) >= 3
+    for process in used:
+        page_kib = int(Path(f"/proc/{process['pid']}/statm").read_text().split()[1]) * 4
+        assert process["rss_bytes"] / 1024 == pytest.approx(page_kib, rel=0.5)
+        assert 0 < process["cpu_s"] <= process["up_s"] * 8  # threads of a process run at once, too
+
+
 def test_workers_cannot_be_reached_by_other_users(lab: Cluster) -> None:
     """Who is not root gets no word in: the control sockets are root's alone, a worker's memory is nobody's."""
     script = """
