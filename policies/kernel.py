@@ -8,7 +8,7 @@ without it would end in the same answer. Peers that the same lines name share th
 INVARIANT: for every identity, protocol and port, those look-ups end as `DirectionRules.connection` does.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from policies.ruleset import (
@@ -180,8 +180,3 @@ def _cover(first: int, last: int, value: Value) -> Iterator[tuple[int, int, Valu
             size >>= 1
         yield first, PORT_BITS - size.bit_length() + 1, value
         first += size
-
-
-def entry_count(rules: Iterable[EndpointRules]) -> int:
-    """How many entries of the map these endpoints need, of which there is room for a fixed number on a node."""
-    return sum(len(verdict_entries(each)) for each in rules)

@@ -16,6 +16,7 @@ MAX_DECISIONS: Final = 1024
 MAX_KEY_BYTES: Final = 512
 """Target and host together; longer ones are judged anew each time."""
 MAX_PLACES: Final = 8192
+"""Places of one worker. When there are more all are forgotten, as above."""
 MAX_SHAPES: Final = 16
 """Statuses of one decision whose shapes are kept."""
 

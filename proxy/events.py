@@ -2,8 +2,7 @@
 
 Plain method calls and not event objects through one `handle`: a keep-alive request is four events and nine commands,
 and an object and a dispatch for each cost a fifth of the request (docs/decisions/0005-socket-edge.md). What matters of
-the idea is
-kept: no layer sees a socket, a clock or a loop, none waits, and a test plays both sides as a dialogue.
+the idea is kept: no layer sees a socket, a clock or a loop, none waits, and a test plays both sides as a dialogue.
 """
 
 from enum import Enum

@@ -101,10 +101,6 @@ class Flow:
         looks at its requests, or only rules in mode audit do."""
         return self.engine().connection_verdict(self.endpoint, self.direction, self.facts.identity, self.port)
 
-    def protocol(self) -> str:
-        """What the connection must be for its requests to be judged (`Engine.protocol_of`)."""
-        return self.engine().protocol_of(self.endpoint, self.direction, self.facts.identity, self.port)
-
     def audit_policies(self) -> tuple[PolicyRef, ...]:
         """The policies in mode audit that want the connection's requests judged."""
         return self.engine().audit_policies(self.endpoint, self.direction, self.facts.identity, self.port)
