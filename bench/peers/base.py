@@ -17,8 +17,6 @@ class Peer(ABC):
     """One entry of `--peers`. `start` comes once, then `in_place` around every measurement."""
 
     name: str
-    what: str
-    """One line for the document."""
     policy = False
     """Whether it enforces bench/policy.yaml and keeps a record of every request."""
     max_workers: int | None = None

@@ -7,7 +7,6 @@ class Direct(Peer):
     """Plain bridging and routing in a lab without agents."""
 
     name = "direct"
-    what = "no proxy: a lab without agents"
 
     def start(self, workers: int = 1) -> None:
         return

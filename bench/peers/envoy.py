@@ -34,7 +34,6 @@ class Envoy(Redirected):
     """One worker thread, ten RBAC policies, a JSON line per request in a file."""
 
     name = "envoy"
-    what = "Envoy, one worker thread, the same ten rules, a JSON line per request to a file; in the node, by REDIRECT"
     policy = True
     port = 15003
 

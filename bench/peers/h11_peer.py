@@ -12,7 +12,6 @@ class PyH11(Redirected):
     """Neither policy nor records: what h11 and streams alone cost."""
 
     name = "py-h11"
-    what = "asyncio streams and h11 on both sides, no policy, no records; in the node, by REDIRECT"
     port = 15001
     max_workers = 1
 

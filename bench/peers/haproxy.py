@@ -23,7 +23,6 @@ class HAProxy(Redirected):
     """One thread, ten rules as ACLs, a JSON line per request in a file."""
 
     name = "haproxy"
-    what = "HAProxy, one thread, the same ten rules, a JSON line per request to a file; in the node, by REDIRECT"
     policy = True
     port = 15002
 

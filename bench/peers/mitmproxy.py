@@ -18,7 +18,6 @@ class Mitmproxy(Redirected):
     """One process, ten rules in an addon, a JSON line per request in a file; bodies over 32 KiB are streamed."""
 
     name = "mitmproxy"
-    what = "mitmdump, the same ten rules in an addon, a JSON line per request to a file; in the node, by REDIRECT"
     policy = True
     port = 15004
     max_workers = 1

@@ -19,7 +19,6 @@ class Tulle(Peer):
     """What is measured is node-b's agent, broker and worker; node-a's agent enforces nothing here."""
 
     name = "tulle"
-    what = "ingress at `web`: one worker, 10 rules (the last matches), an audit record per request to a file"
     policy = True
 
     def start(self, workers: int = 1) -> None:

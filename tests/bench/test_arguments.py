@@ -3,11 +3,17 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from bench import __main__ as command
+from bench import policies, scale
 from bench.__main__ import is_default, main, parser
+from bench.cases import BULK, CASES, HTTP
+from bench.results import Results
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -84,6 +90,49 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_the_document_is_written_when_nothing_that_is_measured_was_changed(arguments: list[str], default: bool) -> None:
     assert is_default(parser().parse_args(arguments)) is default
+
+
+@pytest.mark.parametrize(
+    ("name", "cases", "besides"),
+    [
+        ("http", HTTP, set()),
+        ("connect", ("short_1k_c32",), {"endure"}),
+        ("bulk", BULK, set()),
+        ("scale", None, {"scale"}),
+        ("all", tuple(CASES), {"endure", "scale", "policies"}),
+    ],
+)
+def test_what_a_command_measures(
+    name: str, cases: tuple[str, ...] | None, besides: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs is noted in place of the labs; without options, 3 rounds beside direct, haproxy and envoy."""
+    asked: dict[str, tuple[object, ...]] = {}
+
+    def noted(what: str) -> Callable[..., list[object]]:
+        def note(*arguments: object, **_: object) -> list[object]:
+            asked[what] = arguments
+            return []
+
+        return note
+
+    for place, attribute, what in (
+        (command, "run", "run"),
+        (command, "endure", "endure"),
+        (scale, "measure_axes", "scale"),
+        (policies, "measure", "policies"),
+    ):
+        monkeypatch.setattr(place, attribute, noted(what))
+    command._work(parser().parse_args([name]))(Results())
+    assert asked.keys() == besides | ({"run"} if cases else set())
+    if cases:
+        kinds, measured, rounds, _ = asked["run"]
+        assert isinstance(kinds, list)
+        assert isinstance(measured, list)
+        assert [kind.name for kind in kinds] == ["direct", "tulle", "haproxy", "envoy"]
+        assert tuple(case.name for case in measured) == cases
+        assert rounds == 3
+    if "scale" in besides:
+        assert tuple(cast("list[str]", asked["scale"][0])) == ("rules", "connections", "pods", "documents")
 
 
 @pytest.mark.root
