@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tests.e2e.conftest import EXAMPLES
-from tests.helpers.cluster import Cluster
+from tests.helpers.cluster import Cluster, eventually
 
 pytestmark = pytest.mark.root
 
@@ -113,9 +113,12 @@ def test_both_ends_enforce_once_each(lab: Cluster, pod: str) -> None:
     assert seen["client"] in (pods[pod]["ipv4"], pods[pod]["ipv6"])
     assert lab.curl(pod, "http://web/private") == 403  # egress allows any GET, ingress does not
     assert lab.curl(pod, "http://web/orders", "-X", "POST") == 403  # ingress allows it, egress does not
-    directions = [
-        record["flow"]["traffic_direction"]
-        for record in lab.observe("--http-path", "/public", "--last", "2", "--from-pod", pod)
-        if record["flow"]["l7"]["http"]["code"] == 200
-    ]
-    assert sorted(directions) == ["EGRESS", "INGRESS"]
+
+    def directions() -> list[str]:
+        return sorted(
+            record["flow"]["traffic_direction"]
+            for record in lab.observe("--http-path", "/public", "--last", "2", "--from-pod", pod)
+            if record["flow"]["l7"]["http"]["code"] == 200
+        )
+
+    assert eventually(lambda: directions() == ["EGRESS", "INGRESS"]), directions()
