@@ -56,7 +56,7 @@ class Edge(Protocol):
         a client that may still be sending. No event follows."""
 
     def reset(self) -> None:
-        """Close the leg and reset the client's connection now. No event follows."""
+        """Reset the leg and the client's connection now. No event follows."""
 
     def set_timer(self, timer: Timer, seconds: float) -> None:
         """Set the flow's one deadline; replaces the earlier one."""

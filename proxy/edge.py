@@ -244,6 +244,8 @@ class FlowEdge(Timed):
                 self._settle()
                 return
             except OSError:
+                data = None
+            if data is None or (not data and self._down.was_reset):
                 self._down.want_read(False)
                 self._lost()
                 return
@@ -284,6 +286,8 @@ class FlowEdge(Timed):
             except BlockingIOError:
                 return
             except OSError:
+                data = None
+            if data is None or (not data and up.was_reset):
                 up.want_read(False)
                 layer.upstream_lost()
                 self._settle()
@@ -310,7 +314,7 @@ class FlowEdge(Timed):
         try:
             moved = self._home.relay.move(source, target, min(most, limits.bulk_read_bytes))
         except OSError:
-            return 0  # reading meets the same error and tells
+            return 0  # whoever reads finds an end, and that the side was reset
         if target.unsent:
             self._unsettled = True
         return moved or 0
@@ -466,6 +470,8 @@ class FlowEdge(Timed):
         if self._down.fd < 0:
             return
         self._finishing = True
+        if reset and self._up is not None:
+            self._up.close(reset=True)  # or a client's reset would reach the server as the end of what it said
         self.close_upstream()
         self._down.close(reset=reset)
         self._home.timers.cancel(self)

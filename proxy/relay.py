@@ -36,17 +36,22 @@ class Relay:
         next `flush` tells.
 
         Raises:
-            OSError: `source` is lost.
+            OSError: `source` is lost. It knows (`Side.was_reset`): to read would only tell of an end.
         """
         try:
             left = moved = os.splice(source.fd, self._write, min(most, self._size))
         except BlockingIOError:
             return None
+        except OSError as error:
+            source.failed(error)
+            raise
         try:
             try:
                 while left:
                     left -= os.splice(self._read, target.fd, left)
-            except OSError:
+            except OSError as error:
+                if not isinstance(error, BlockingIOError):
+                    target.failed(error)
                 while left:
                     rest = os.read(self._read, left)
                     left -= len(rest)

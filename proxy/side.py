@@ -4,6 +4,7 @@ Registering costs a system call, so it happens only when something changes: read
 request, writing only while bytes are left over.
 """
 
+import errno
 import socket
 import struct
 from collections.abc import Callable
@@ -14,7 +15,11 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Side:
-    """A connected socket. `ended`: the peer's end of sending was read."""
+    """A connected socket. `ended`: the peer's end of sending was read.
+
+    was_reset: a write, or a move, met the peer's reset. The kernel tells an error once, and to whoever asks first: a
+    read after that finds nothing but an end, which it is not.
+    """
 
     __slots__ = (
         "_fin_wanted",
@@ -35,6 +40,7 @@ class Side:
         "sock",
         "unsent",
         "wants_flush",
+        "was_reset",
     )
 
     def __init__(
@@ -60,6 +66,7 @@ class Side:
         self.fin_sent = False
         self.ended = False
         self.broken = False  # writing failed: what is given is thrown away, reading tells why
+        self.was_reset = False
 
     def want_read(self, wanted: bool) -> None:
         """Watch for bytes, or stop. At the end of the peer's sending watching stops by itself."""
@@ -85,7 +92,8 @@ class Side:
             sent = self.send(data)
         except BlockingIOError:
             sent = 0
-        except OSError:
+        except OSError as error:
+            self.failed(error)
             self.wants_flush = True  # fails again there, and is told there
             self._out.append(data)
             self.unsent = len(data)
@@ -107,11 +115,17 @@ class Side:
             return True
         try:
             self._send()
-        except OSError:
+        except OSError as error:
+            self.failed(error)
             self.discard()
             self.broken = True
             return False
         return True
+
+    def failed(self, error: OSError) -> None:
+        """A write or a move failed. EPIPE is of a peer that had ended before (tcp_reset(), tcp_sendmsg())."""
+        if error.errno != errno.EPIPE:
+            self.was_reset = True
 
     def writable(self) -> bool:
         """There is room. False as `flush`."""
