@@ -13,6 +13,9 @@ from proxy.flow_event import AUDIT, DROPPED, FORWARDED, Shape
 
 MAX_DECISIONS: Final = 1024
 """Decisions remembered in one place. When it is full all are forgotten: that costs time, never a verdict."""
+MAX_REMEMBERED: Final = 16_384
+"""Decisions remembered in all places together, of up to 3 KiB with the text of their records. There can be a place for
+every peer and port of every pod, and one client that asks a range of ports fills as many: without this, gigabytes."""
 MAX_KEY_BYTES: Final = 512
 """Target and host together; longer ones are judged anew each time."""
 MAX_PLACES: Final = 8192
@@ -65,6 +68,35 @@ class Decision:
         )
 
 
+class Memory:
+    """What all places of one generation of rules remember, counted together."""
+
+    __slots__ = ("_filled", "_held")
+
+    def __init__(self) -> None:
+        self._held = 0
+        self._filled: list[dict[Key, Decision]] = []
+
+    def keep(self, decisions: dict[Key, Decision], key: Key, decision: Decision) -> None:
+        """Put one more decision among those of a place, and forget others where there is no room."""
+        if self._held >= MAX_REMEMBERED:
+            self.forget()
+        if not decisions:
+            self._filled.append(decisions)
+        elif len(decisions) >= MAX_DECISIONS:
+            self._held -= len(decisions)
+            decisions.clear()
+        decisions[key] = decision
+        self._held += 1
+
+    def forget(self) -> None:
+        """Forget everything, also what places hold that only an idle connection still knows."""
+        for decisions in self._filled:
+            decisions.clear()
+        self._filled.clear()
+        self._held = 0
+
+
 class Place:
     """What the rules in force say of one peer at one port of one endpoint.
 
@@ -72,18 +104,20 @@ class Place:
     says nothing of any other.
     """
 
-    __slots__ = ("closes_denied", "connection", "decisions", "generation", "protocol")
+    __slots__ = ("_memory", "closes_denied", "connection", "decisions", "generation", "protocol")
 
     def __init__(
         self,
         connection: ConnectionVerdict,
         protocol: str,
         generation: int,
+        memory: Memory,
         *,
         closes_denied: bool,
         reads_headers: bool,
     ) -> None:
         self.generation = generation
+        self._memory = memory
         self.connection = connection
         self.protocol = protocol
         self.closes_denied = closes_denied
@@ -102,6 +136,4 @@ class Place:
             raise RuntimeError("a verdict that depends on headers cannot be remembered")
         if decisions is None or len(key[1]) + len(key[2]) > MAX_KEY_BYTES:
             return
-        if len(decisions) >= MAX_DECISIONS:
-            decisions.clear()
-        decisions[key] = decision
+        self._memory.keep(decisions, key, decision)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from policies.engine import Engine
 from policies.ruleset import RuleSet
-from proxy.decided import MAX_PLACES, Place
+from proxy.decided import MAX_PLACES, Memory, Place
 from proxy.peers import Peers
 
 
@@ -16,7 +16,7 @@ class PolicyBox:
     """Current engine with atomic swap and subscribers. Without one it knows no endpoint, as a worker before its first
     rules."""
 
-    __slots__ = ("_places", "_subscribers", "engine", "generation", "peers", "revision")
+    __slots__ = ("_memory", "_places", "_subscribers", "engine", "generation", "peers", "revision")
 
     def __init__(self, engine: Engine | None = None) -> None:
         engine = engine or Engine(RuleSet())
@@ -26,6 +26,7 @@ class PolicyBox:
         self.generation = 0  # of swaps: pods and identities can change without a new revision of the policies
         self.peers = Peers(engine.ruleset)
         self._places: dict[tuple[int, int, int, int], Place] = {}
+        self._memory = Memory()
 
     def swap(self, engine: Engine) -> None:
         """Put new rules in force. When it returns, every later request is judged by them and opaque flows that they no
@@ -36,6 +37,7 @@ class PolicyBox:
         self.generation += 1
         self.peers = peers
         self._places = {}
+        self._memory.forget()  # idle connections keep the places of long ago
         for subscriber in self._subscribers:
             subscriber()
 
@@ -51,6 +53,7 @@ class PolicyBox:
                 engine.connection(*key),
                 engine.protocol_of(*key),
                 self.generation,
+                self._memory,
                 closes_denied=endpoint is not None and endpoint.direction(direction).close_denied,
                 reads_headers=engine.reads_headers(*key),
             )

@@ -372,3 +372,26 @@ def test_an_engine_that_forgets_to_say_that_it_reads_headers_passes_nothing(
             assert [e.reason for e in it.events] == ["internal_error"]
 
     run(body)
+
+
+def test_all_places_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One client fills a place for each port that it may ask, and idle connections keep those of earlier rules."""
+    monkeypatch.setattr(decided, "MAX_REMEMBERED", 8)
+
+    async def body() -> None:
+        says: Said = [(pod, None, which, (SAY_A,)) for pod in (POD, OTHER_POD) for which in (0, 1)]
+        async with node(says) as it:
+            asked = [(pod, peer, which) for pod in (POD, OTHER_POD) for peer in ADDRESSES for which in (0, 1)]
+            for number in range(3):
+                for pod, peer, which in asked:
+                    assert await it.ask(pod, peer, which, "/a", host=f"h{number}") == 200
+                    assert await it.ask(pod, peer, which, "/b", host=f"h{number}") == 403
+                    held = [len(place.decisions or ()) for place in it.box._places.values()]
+                    assert 0 < sum(held) <= 8
+            assert len(held) == len(asked)
+            before = list(it.box._places.values())
+            it.server.swap(it.box.engine)
+            assert not any(place.decisions for place in before)
+            assert await it.ask(POD, PEER, 0, "/b") == 403
+
+    run(body)
