@@ -20,8 +20,10 @@ def shared_lab() -> Iterator[Cluster]:
 
 @pytest.fixture
 def lab(shared_lab: Cluster) -> Iterator[Cluster]:
-    """The shared lab without policies, and without them again afterwards."""
+    """The shared lab without policies and without what the tests before left in its records, and without policies
+    again afterwards."""
     shared_lab.delete_policies()
+    shared_lab.forget()
     yield shared_lab
     shared_lab.delete_policies()
 
