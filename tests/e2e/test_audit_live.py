@@ -153,7 +153,7 @@ def test_one_record_for_each_request_numbered_without_a_gap(audited: Cluster) ->
     assert len({record["flow"]["uuid"] for record in found}) == len(found)
     # numbers, of every writer of every node since its start
     numbers: dict[tuple[str, str], list[int]] = {}
-    for record in audited.observe("--all"):
+    for record in audited.observe("--all", ever=True):
         own = record["tulle"]
         numbers.setdefault((own["writer"], own["boot"]), []).append(own["seq"])
     assert numbers
