@@ -15,8 +15,8 @@ class Edge(Protocol):
 
     @property
     def downstream_full(self) -> bool:
-        """Unsent bytes to the client are above the high-water mark: make no more of them; `downstream_drained`
-        follows."""
+        """Unsent bytes to the client are above the high-water mark, or it is somebody else's turn: make no more of
+        them; `downstream_drained` follows. Asked once for each request."""
 
     def send_downstream(self, data: bytes | memoryview) -> None:
         """Send to the client."""

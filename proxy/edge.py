@@ -14,7 +14,7 @@ import logging
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 from policies.engine import Permit
 from proxy.dial import Dial, Dialler
@@ -28,6 +28,10 @@ from proxy.timers import Timed, Timers
 from proxy.watch import Watch
 
 log = logging.getLogger("tulle.proxy")
+
+SHARE: Final = 16
+"""Requests that one event may begin. A read of bulk holds thousands of pipelined ones that are denied, and a few such
+clients kept a worker from answering its agent for longer than it may be silent (seen: 20 clients, 15 s)."""
 
 
 class Home(Protocol):
@@ -43,6 +47,9 @@ class Home(Protocol):
 
     def forget(self, edge: "FlowEdge") -> None:
         """The flow's sockets are closed."""
+
+    def later(self, edge: "FlowEdge") -> None:
+        """Call the edge's `go_on` when others had their turn."""
 
 
 class FlowEdge(Timed):
@@ -62,10 +69,12 @@ class FlowEdge(Timed):
         "_paused",
         "_read_down",
         "_read_up",
+        "_share",
         "_small",
         "_timer",
         "_unsettled",
         "_up",
+        "_waits",
         "flow",
         "lingers",
     )
@@ -88,6 +97,8 @@ class FlowEdge(Timed):
         self._linger = False
         self.lingers = False  # our end is sent, we wait for the client's
         self._lingered = 0  # bytes thrown away since
+        self._share = SHARE  # requests that may still begin before others have their turn
+        self._waits = False  # until `go_on`
         self._small = self._read_down = self._read_up = home.limits.read_bytes
 
     # ---- for the server
@@ -125,14 +136,28 @@ class FlowEdge(Timed):
         if self._layer is not None and not self._finishing:
             self._layer.drain()
 
+    def go_on(self) -> None:
+        """It is this flow's turn again, after its share of requests."""
+        self._waits = False
+        if self._down.fd < 0 or self._finishing:
+            return
+        self._share = SHARE
+        self._leg_told(self._the_layer().downstream_drained)
+
     # ---- commands
 
     @property
     def downstream_full(self) -> bool:
         """See `proxy.commands.Edge`."""
-        if self._down.unsent <= self._home.limits.high_water:
+        if self._down.unsent > self._home.limits.high_water:
+            self._full_seen = True
+            return True
+        self._share -= 1
+        if self._share >= 0:
             return False
-        self._full_seen = True
+        if not self._waits:
+            self._waits = self._unsettled = True
+            self._home.later(self)
         return True
 
     def send_downstream(self, data: bytes | memoryview) -> None:
@@ -228,6 +253,7 @@ class FlowEdge(Timed):
     # ---- what the loop calls
 
     def _down_readable(self, _events: int = 0) -> None:
+        self._share = SHARE
         try:
             size = self._read_down
             layer = self._layer
@@ -269,6 +295,7 @@ class FlowEdge(Timed):
             self.crashed()
 
     def _up_readable(self, _events: int = 0) -> None:
+        self._share = SHARE
         try:
             up, layer = self._up, self._layer
             if up is None or layer is None:
@@ -415,7 +442,7 @@ class FlowEdge(Timed):
         # causes. A side stops at the high-water mark and goes on at the low one.
         high, low = limits.high_water, limits.low_water
         room = down.unsent <= (high if down.reading or (up is not None and up.reading) else low)
-        want_down = room and not self._paused
+        want_down = room and not self._paused and not self._waits
         if up is not None:
             if up.unsent > low:
                 want_down = want_down and down.reading and up.unsent <= high

@@ -9,6 +9,8 @@ import asyncio
 import errno
 import logging
 import socket
+import time
+from collections import deque
 from collections.abc import Callable
 
 from parsers.http1.events import Http1Limits
@@ -34,6 +36,8 @@ __all__ = ["Limits", "PolicyBox", "Server", "Upstreams"]
 
 log = logging.getLogger("tulle.proxy")
 
+TURN_S = 0.005
+"""How long flows that had their share of requests go on before everybody else has a turn."""
 _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
@@ -86,6 +90,8 @@ class Server:
         self.dialler = Dialler(loop, self.timers, upstreams, self.limits, self.counters)
         self.relay = Relay()
         self.lingering = 0
+        self._later: deque[FlowEdge] = deque()
+        self._goes_on = False
         self._policy = policy
         self._emit = emit
         self._origins = origins or Origins()
@@ -180,6 +186,22 @@ class Server:
             edges.discard(edge)
             if not edges:
                 del self._flows[endpoint]
+
+    def later(self, edge: FlowEdge) -> None:
+        """See `proxy.edge.Home`."""
+        self._later.append(edge)
+        if not self._goes_on:
+            self._goes_on = True
+            self.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        until = time.monotonic() + TURN_S
+        while self._later:
+            self._later.popleft().go_on()
+            if self._later and time.monotonic() >= until:
+                self.loop.call_soon(self._go_on)
+                return
+        self._goes_on = False
 
     # ---- accepting
 
