@@ -136,10 +136,12 @@ class Notes[C: HasPlace, S: HasPlace]:
                 side = common.sides[pair.ingress] if isinstance(common, Common) else None
                 if side is None:
                     record = builder.record(self._facts(place, shape, time_ns, latency_ns), seq, when)
-                    truncated += record.tulle is not None and bool(record.tulle.truncated)
-                    append(schema.encode(record))
+                    line = schema.encode(record)
                     if isinstance(shape.audit, Common):
                         shape.audit.learn(record, pair)
+                    # INVARIANT: nothing fails from here to the next note, or this one has two lines
+                    append(line)
+                    truncated += record.tulle is not None and bool(record.tulle.truncated)
                     seq += 1
                     continue
                 ends = connection.text or connection.written()

@@ -184,11 +184,13 @@ class Worker:
         places: dict[str, tuple[str, int]] = json.loads(_content(places_fd))
         channel.close_all(fds)
         fds.clear()
-        self._places = {int(key): (str(path), int(inode)) for key, (path, inode) in places.items()}
-        self._epoch = int(str(message["epoch"]))
-        self._told = True
+        held = {int(key): (str(path), int(inode)) for key, (path, inode) in places.items()}
+        epoch = int(str(message["epoch"]))
+        engine = Engine(ruleset, self._policy.engine)
         self._recorder.names(ruleset)
-        self._server.swap(Engine(ruleset, self._policy.engine))
+        self._server.swap(engine)
+        # INVARIANT: the epoch is of the rules in force; the next change would be put upon others without a word
+        self._places, self._epoch, self._told = held, epoch, True
 
     def _ruleset(self, data: bytes, base: object) -> RuleSet:
         if base is None:

@@ -222,6 +222,26 @@ def test_a_record_that_cannot_be_made_is_lost_and_hurts_no_other(caplog: pytest.
     assert "a record cannot be made" in caplog.text
 
 
+def test_a_record_that_teaches_nothing_is_one_lost_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line for it and another for its loss would put every number behind it out of step."""
+
+    def fails(*_: object) -> None:
+        raise ValueError("no record of a request")
+
+    sink = ListSink()
+    desk = Desk(sink)
+    desk.note(Place("/a"))
+    desk.writer.flush()
+    with monkeypatch.context() as patch:
+        patch.setattr(Common, "learn", fails)
+        desk.note(Place("/b"))
+        desk.writer.flush()
+    desk.note(Place("/c"))
+    desk.writer.close()
+    assert numbers(parsed([line for line in sink.lines if b"lost_events" not in line])) == [1, 3]
+    assert (desk.writer.counters.records, desk.writer.counters.lost) == (3, 1)
+
+
 def test_labels_that_were_cut_are_said_in_every_noted_record() -> None:
     sink = ListSink()
     desk = Desk(sink, buffer_bytes=100_000)
