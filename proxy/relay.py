@@ -36,8 +36,11 @@ class Relay:
         next `flush` tells.
 
         Raises:
-            OSError: `source` is lost. It knows (`Side.was_reset`): to read would only tell of an end.
+            OSError: `source` is lost. It knows (`Side.was_reset`): to read would only tell of an end. Or there is no
+                pipe, and none to be had; then `source` is as it was.
         """
+        if self._write < 0:
+            self._open()
         try:
             left = moved = os.splice(source.fd, self._write, min(most, self._size))
         except BlockingIOError:
@@ -64,8 +67,10 @@ class Relay:
 
     def close(self) -> None:
         """Close the pipe, with whatever is in it."""
-        os.close(self._read)
-        os.close(self._write)
+        read, write, self._read, self._write = self._read, self._write, -1, -1  # the numbers are others' from now on
+        if read >= 0:
+            os.close(read)
+            os.close(write)
 
     def _open(self) -> None:
         self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)

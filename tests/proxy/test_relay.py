@@ -1,6 +1,7 @@
 """Octets that are moved and not read: all of them arrive, none of them in another flow."""
 
 import asyncio
+import errno
 import hashlib
 import os
 import socket
@@ -134,6 +135,37 @@ def test_a_pipe_of_which_nobody_can_tell_is_made_anew(ends: Ends, monkeypatch: p
     monkeypatch.undo()
     assert empty(ends.relay)
     ends.writer.sendall(b"next")
+    assert ends.relay.move(ends.source, ends.target, 1000) == 4
+    assert ends.reader.recv(100) == b"next"
+
+
+def test_without_a_pipe_nothing_is_moved_until_there_is_one_again(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A closed pipe's numbers may be another flow's socket by now."""
+    real, calls = os.splice, 0
+
+    def breaks_in_the_middle(source: int, target: int, count: int) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return real(source, target, count)
+
+    def exhausted(flags: int) -> tuple[int, int]:
+        raise OSError(errno.EMFILE, "no descriptors")
+
+    ends.writer.sendall(b"left in the pipe")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "splice", breaks_in_the_middle)
+        patch.setattr(os, "pipe2", exhausted)
+        with pytest.raises(OSError, match="no descriptors"):
+            ends.relay.move(ends.source, ends.target, 1000)
+    assert (ends.relay._read, ends.relay._write) == (-1, -1)
+    ends.writer.sendall(b"next")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pipe2", exhausted)
+        with pytest.raises(OSError, match="no descriptors"):
+            ends.relay.move(ends.source, ends.target, 1000)
+    assert not ends.source.was_reset
     assert ends.relay.move(ends.source, ends.target, 1000) == 4
     assert ends.reader.recv(100) == b"next"
 
