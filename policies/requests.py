@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +21,47 @@ class HttpRequest:
     headers: Sequence[tuple[bytes, bytes]] = ()
 
 
+class Operation(StrEnum):
+    """What is done to a resource: Kafka's AclOperation (KIP-11 and later). NOTHING: the API asks for no permission."""
+
+    NOTHING = "Nothing"
+    READ = "Read"
+    WRITE = "Write"
+    CREATE = "Create"
+    DELETE = "Delete"
+    ALTER = "Alter"
+    DESCRIBE = "Describe"
+    CLUSTER_ACTION = "ClusterAction"
+    DESCRIBE_CONFIGS = "DescribeConfigs"
+    ALTER_CONFIGS = "AlterConfigs"
+    IDEMPOTENT_WRITE = "IdempotentWrite"
+    CREATE_TOKENS = "CreateTokens"
+    DESCRIBE_TOKENS = "DescribeTokens"
+
+
+class Resource(StrEnum):
+    """To what: Kafka's ResourceType."""
+
+    TOPIC = "Topic"
+    GROUP = "Group"
+    CLUSTER = "Cluster"
+    TRANSACTIONAL_ID = "TransactionalId"
+    DELEGATION_TOKEN = "DelegationToken"
+    USER = "User"
+
+
 @dataclass(frozen=True, slots=True)
 class KafkaRequest:
-    """What a kafka rule can ask about. topic None: a request that names no topic; one that names several is judged once
-    for each, and all must be allowed."""
+    """One question that a Kafka request asks of policy; a request may ask several, and each is judged for itself.
+
+    topic: kept for rules of Cilium, which ask about the topic alone; equals name where resource is TOPIC.
+    name: of the resource; None is any of its kind, which Kafka asks as `authorizeByResourceType`. CLUSTER has "".
+    """
 
     api_key: int
     api_version: int
     client_id: str = ""
     topic: str | None = None
+    operation: Operation = Operation.NOTHING
+    resource: Resource = Resource.CLUSTER
+    name: str | None = ""

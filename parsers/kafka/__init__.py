@@ -1,0 +1,1 @@
+"""The Kafka protocol, sans-io: frames in, trees out, and back."""
