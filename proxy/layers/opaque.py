@@ -121,5 +121,11 @@ class OpaqueLayer:
     def drain(self) -> None:
         """There is no point at which it could end without harm."""
 
+    def rules_changed(self) -> None:
+        """The server sees to it: there are no requests here."""
+
+    def closed(self) -> None:
+        """Nothing of it outlives the flow."""
+
     def _moved(self) -> None:
         self._edge.set_timer(Timer.IDLE, self._flow.limits.idle_s)
