@@ -15,6 +15,7 @@ from policies.describe import peer_text, port_text, protocol_name, title
 from policies.engine import DEFAULT_ALLOW, DEFAULT_DENY, Engine, HeaderEdit, HttpRequest, KafkaRequest
 from policies.inventory import Inventory, Pod
 from policies.kafka import API_NAMES, acls
+from policies.kafka_rules import EVERY_TOPIC
 from policies.policyset import Grant, Place, PolicySet, Section
 from policies.requests import Operation, Resource
 from policies.resolve import plain_address, resolve
@@ -626,6 +627,8 @@ def asked_text(request: KafkaRequest) -> str:
     if request.operation is Operation.NOTHING:
         return "nothing"
     what = RESOURCE_NAMES[request.resource]
+    if request.resource is Resource.TOPIC and request.name == EVERY_TOPIC:
+        return f"{request.operation} every topic"
     if request.name is None:
         return f"{request.operation} any {what}"
     return f"{request.operation} {what}{f' {request.name}' if request.name else ''}"

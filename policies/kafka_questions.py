@@ -43,6 +43,9 @@ def _configs(operation: Operation) -> tuple[Step, ...]:
 
 
 _NOTHING: tuple[Step, ...] = ()
+_ALTERED = (_ALTER, (Ask(_O.ALTER, _R.TOPIC, given=True),))
+_DESCRIBED = (_DESCRIBE, (Ask(_O.DESCRIBE, _R.TOPIC, given=True),))
+_TOKENS = ((Ask(_O.CREATE_TOKENS, _R.USER),),)  # whose they are, the proxy does not know
 _BROKERS = (_CLUSTER_ACTION,)
 
 MAIN: dict[int, tuple[Step, ...]] = {
@@ -65,10 +68,10 @@ MAIN: dict[int, tuple[Step, ...]] = {
     13: (_READ_GROUP,),  # LeaveGroup
     14: (_READ_GROUP,),  # SyncGroup
     15: (_DESCRIBE_GROUP,),  # DescribeGroups
-    16: ((Ask(_O.DESCRIBE, _R.CLUSTER), Ask(_O.DESCRIBE, _R.GROUP)),),  # ListGroups
+    16: _NOTHING,  # ListGroups: it shows the groups that may be described
     17: _NOTHING,  # SaslHandshake
     18: _NOTHING,  # ApiVersions
-    19: ((Ask(_O.CREATE, _R.CLUSTER), Ask(_O.CREATE, _R.TOPIC)),),  # CreateTopics
+    19: ((Ask(_O.CREATE, _R.TOPIC),),),  # CreateTopics
     20: (_DELETE_TOPIC,),  # DeleteTopics
     21: (_DELETE_TOPIC,),  # DeleteRecords
     22: (  # InitProducerId
@@ -82,26 +85,26 @@ MAIN: dict[int, tuple[Step, ...]] = {
     24: (_TRANSACT, _WRITE_TOPIC),  # AddPartitionsToTxn
     25: (_TRANSACT, _READ_GROUP),  # AddOffsetsToTxn
     26: (_TRANSACT,),  # EndTxn
-    27: ((Ask(_O.ALTER, _R.CLUSTER), Ask(_O.CLUSTER_ACTION, _R.CLUSTER)),),  # WriteTxnMarkers
+    27: _ALTERED,  # WriteTxnMarkers
     28: (_TRANSACT, _READ_GROUP, _READ_TOPIC),  # TxnOffsetCommit
     29: (_DESCRIBE,),  # DescribeAcls
     30: (_ALTER,),  # CreateAcls
     31: (_ALTER,),  # DeleteAcls
     32: _configs(_O.DESCRIBE_CONFIGS),  # DescribeConfigs
     33: _configs(_O.ALTER_CONFIGS),  # AlterConfigs
-    34: (_ALTER,),  # AlterReplicaLogDirs
-    35: (_DESCRIBE,),  # DescribeLogDirs
+    34: _ALTERED,  # AlterReplicaLogDirs
+    35: _DESCRIBED,  # DescribeLogDirs
     36: _NOTHING,  # SaslAuthenticate
     37: (_ALTER_TOPIC,),  # CreatePartitions
-    38: _NOTHING,  # CreateDelegationToken: of one's own; for another CreateTokens on that user
-    39: _NOTHING,  # RenewDelegationToken: the broker asks who owns it
-    40: _NOTHING,  # ExpireDelegationToken: likewise
-    41: _NOTHING,  # DescribeDelegationToken: one's own; of another Describe on the token
+    38: _TOKENS,  # CreateDelegationToken
+    39: _TOKENS,  # RenewDelegationToken
+    40: _TOKENS,  # ExpireDelegationToken
+    41: _NOTHING,  # DescribeDelegationToken: it shows the tokens that may be described
     42: (_DELETE_GROUP,),  # DeleteGroups
-    43: (_ALTER,),  # ElectLeaders
+    43: _ALTERED,  # ElectLeaders
     44: _configs(_O.ALTER_CONFIGS),  # IncrementalAlterConfigs
-    45: (_ALTER,),  # AlterPartitionReassignments
-    46: (_DESCRIBE,),  # ListPartitionReassignments
+    45: _ALTERED,  # AlterPartitionReassignments
+    46: _DESCRIBED,  # ListPartitionReassignments
     47: (_DELETE_GROUP, _READ_TOPIC),  # OffsetDelete
     48: ((Ask(_O.DESCRIBE_CONFIGS, _R.CLUSTER),),),  # DescribeClientQuotas
     49: ((Ask(_O.ALTER_CONFIGS, _R.CLUSTER),),),  # AlterClientQuotas
@@ -121,7 +124,7 @@ MAIN: dict[int, tuple[Step, ...]] = {
     63: _BROKERS,  # BrokerHeartbeat
     64: (_ALTER,),  # UnregisterBroker
     65: ((Ask(_O.DESCRIBE, _R.TRANSACTIONAL_ID),),),  # DescribeTransactions
-    66: ((Ask(_O.DESCRIBE, _R.TRANSACTIONAL_ID),),),  # ListTransactions
+    66: _NOTHING,  # ListTransactions: it shows the ids that may be described
     67: _BROKERS,  # AllocateProducerIds
     68: (_READ_GROUP, (Ask(_O.DESCRIBE, _R.TOPIC, given=True),)),  # ConsumerGroupHeartbeat
     69: (_DESCRIBE_GROUP,),  # ConsumerGroupDescribe
@@ -175,4 +178,4 @@ def questions(
 
 
 def _name(ask: Ask, names: Mapping[Resource, str]) -> str | None:
-    return "" if ask.resource is Resource.CLUSTER else names.get(ask.resource)
+    return "" if ask.resource in (Resource.CLUSTER, Resource.USER) else names.get(ask.resource)

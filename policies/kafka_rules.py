@@ -6,7 +6,9 @@ a list asks of the client id is a key of the table too, and lists that differ in
 question costs a few look-ups, not a test for each rule. The first rule in order that matches counts.
 
 Whether *any* resource of a kind may be had (a question without a name) is what Kafka calls authorizeByResourceType: a
-list has to allow the operation on some name that no list denies, as far as that can be told from the two texts.
+list has to allow the operation on some name that no list denies, as far as that can be told from the two texts. Whether
+*every* topic may be had, named or not, is asked as the topic "*": a list has to allow it on all of them, and none may
+deny it on one.
 """
 
 import re
@@ -18,6 +20,7 @@ from policies.matchers import PatternSet
 from policies.requests import KafkaRequest, Operation, Resource
 from policies.ruleset import KafkaRule, Line, NameKind
 
+EVERY_TOPIC: Final = "*"
 MAX_SEEN: Final = 1024
 """Names whose globs are remembered; past it all are forgotten. The longest name of a topic is 249 characters."""
 MAX_SEEN_NAME: Final = 249
@@ -83,10 +86,11 @@ class _Bucket:
 class _Names:
     """The lists about one kind of resource."""
 
-    __slots__ = ("_any", "_exact", "_globs", "_prefixes", "_seen", "_set")
+    __slots__ = ("_any", "_exact", "_globs", "_prefixes", "_seen", "_set", "_some")
 
     def __init__(self) -> None:
         self._any = _Bucket()
+        self._some = _Bucket()  # about whatever name
         self._exact: dict[str, _Bucket] = {}
         self._prefixes: dict[int, dict[str, _Bucket]] = {}
         self._globs: dict[str, _Bucket] = {}
@@ -95,6 +99,7 @@ class _Names:
 
     def add(self, entry: Entry) -> None:
         kind, name = plain_name(entry.acl)
+        self._some.add(entry)
         if name is None:
             self._any.add(entry)
         elif kind is NameKind.EXACT:
@@ -107,6 +112,10 @@ class _Names:
     def close(self) -> None:
         """After the last `add`."""
         self._prefixes = dict(sorted(self._prefixes.items()))
+
+    def some(self, request: KafkaRequest) -> Entry | None:
+        """The first list that is about some name, whichever."""
+        return self._some.better(request, None)
 
     def find(self, request: KafkaRequest, name: str | None) -> Entry | None:
         """The first list that is about the name; None: about every name."""
@@ -205,7 +214,11 @@ class KafkaRules:
         if request.operation is Operation.CLUSTER_ACTION and not self._deny:
             return None
         names = self._of(request.resource)
-        return None if names is None else names.find(request, request.name)
+        if names is None:
+            return None
+        if request.name == EVERY_TOPIC and request.resource is Resource.TOPIC:
+            return names.some(request) if self._deny else names.find(request, None)
+        return names.find(request, request.name)
 
     def find_any(self, request: KafkaRequest, denials: "KafkaRules") -> Entry | None:
         """Of rules that allow: the first that allows the operation on some name, as far as `denials` let it."""

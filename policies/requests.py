@@ -55,7 +55,8 @@ class KafkaRequest:
     """One question that a Kafka request asks of policy; a request may ask several, and each is judged for itself.
 
     topic: what the request is about, for people; equals name where resource is TOPIC.
-    name: of the resource; None is any of its kind, which Kafka asks as `authorizeByResourceType`. CLUSTER has "".
+    name: of the resource; None is any of its kind, which Kafka asks as `authorizeByResourceType`. CLUSTER has "". A
+    topic "*", which no topic is called, is every topic, named or not.
     The defaults are the question of an API that asks for nothing. It names nothing: with a topic, or of another
     resource, NOTHING is no question, and no rule allows it.
     """

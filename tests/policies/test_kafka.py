@@ -1,5 +1,8 @@
 """Kafka rules: what they allow and deny, as access lists; docs/policy.md, line by line."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from parsers.kafka.table import TABLE
@@ -289,9 +292,24 @@ def test_a_kafka_denial_beats_a_kafka_allow() -> None:
     )
 
 
-def test_a_denial_is_of_that_resource_alone() -> None:
-    world = World(tulle(rules("[{role: admin}, {action: Deny, topic: secret}]")))
-    assert allowed(world, "create secret, create other, cluster-create", api=19) == some("create other, cluster-create")
+@pytest.mark.parametrize(
+    ("text", "yes"),
+    [
+        ("[{}]", True),
+        ("[{role: consume}]", True),
+        ("[{topicGlob: '**'}]", True),
+        ("[{role: produce}]", False),
+        ("[{topic: a}, {topicPrefix: b}, {topicGlob: '?'}]", False),
+        ("[{}, {action: Deny, topic: a}]", False),
+        ("[{}, {action: Deny, topicGlob: 'a?'}]", False),
+        ("[{}, {action: Deny, role: produce, topic: a}]", True),
+        ("[{}, {action: Deny, topic: a, clientID: you}]", True),
+        ("[{}, {action: Deny, group: a}]", True),
+    ],
+)
+def test_every_topic(text: str, yes: bool) -> None:
+    world = World(tulle(rules(text)))
+    assert world.ask_kafka("frontend", asked("read every").__replace__(name="*", topic="*")).allow is yes
 
 
 @pytest.mark.parametrize(
@@ -403,6 +421,21 @@ def test_every_api_of_the_table_has_its_main_questions() -> None:
             if "transactionalId" in entities and key != 0:
                 named = {a.resource for step in questions(key, 0, "c", {Resource.TRANSACTIONAL_ID: "t"}) for a in step}
                 assert Resource.TRANSACTIONAL_ID in named, api.name
+
+
+def test_main_questions_are_among_those_of_the_table_of_apis() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "kafka.md").read_text()
+    rows = [row.split("|") for row in text.splitlines() if re.match(r"\| [0-9]+ \|", row)]
+    assert len(rows) > 80
+    for _, key, _, words, *_ in rows:
+        asks = [ask for step in MAIN[int(key)] for ask in step]
+        assert bool(asks) is (words.strip() != "nothing"), (key, words)
+        for ask in asks:
+            assert re.search(rf"\b{ask.operation}\b", words), (key, words)
+            assert re.search(rf"\b{ask.resource}\b|any topic" if ask.resource == "Topic" else ask.resource, words), (
+                key,
+                words,
+            )
 
 
 def test_main_questions_ask_about_what_is_named() -> None:

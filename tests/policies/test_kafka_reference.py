@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from policies.engine import DEFAULT_DENY
 from policies.requests import KafkaRequest, Operation, Resource
 from policies.ruleset import KafkaRule, NameKind
+from tests.policies.documents import fewer
 from tests.policies.made import PEER, Made, line
 
 ALL = "All"
@@ -102,13 +103,16 @@ def lists_of(rule: KafkaRule) -> Iterable[List]:
 def authorize(rules: list[KafkaRule], asked: KafkaRequest) -> tuple[bool, set[str]]:
     """Whether it is allowed, and the names of the rules that could be named for it."""
     lists = [each for rule in rules for each in lists_of(rule) if each.is_for(asked)]
-    denying = [each for each in lists if each.rule.deny and each.covers(asked.name)]
+    every = asked.name == "*" and asked.resource is TOPIC
+    denying = [each for each in lists if each.rule.deny and (every or each.covers(asked.name))]
     if denying:
         return False, {denying[0].rule.name}
     if asked.operation is Operation.CLUSTER_ACTION:
         return False, {DEFAULT_DENY}
     allowing = [each for each in lists if not each.rule.deny]
-    if asked.name is not None or asked.resource is CLUSTER:
+    if every:
+        allowing = [each for each in allowing if each.pattern == "any"]
+    elif asked.name is not None or asked.resource is CLUSTER:
         allowing = [each for each in allowing if each.covers(asked.name)]
     else:  # by resource type: some list that no denial dominates
         allowing = [each for each in allowing if not dominated(each, [one for one in lists if one.rule.deny])]
@@ -168,10 +172,11 @@ QUESTIONS = [
     for key, version, client in ((0, 5, "c"), (1, 6, "d"))
     for operation in operations
     for resource in (TOPIC, GROUP, TRANSACTION, CLUSTER, Resource.USER)
-    for name in ([""] if resource is CLUSTER else [None, *TEXTS, "bab", ""])
+    for name in ([""] if resource is CLUSTER else [None, *TEXTS, "bab", "", "*"])
 ]
 
 
+@fewer
 @given(st.lists(kafka_rules(), max_size=6))
 def test_questions_are_answered_as_kafka_s_authorizer_does(rules: list[KafkaRule]) -> None:
     made = Made(line("k", kafka=rules))
