@@ -155,6 +155,8 @@ class Case:
             return self.answered({part.answered: merged((), elements, codes)})
 
         def merge(answer: Tree) -> Tree:
+            if answer.get("ErrorCode"):
+                return answer  # a code for the whole: brokers tell no other beside it
             if edit is not None:
                 answer = edit(answer)
             answer[part.answered] = merged(answer[part.answered], elements, codes)

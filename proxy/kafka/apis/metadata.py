@@ -29,6 +29,9 @@ FIRST_BY_ID: Final = 12
 """Metadata by topic id: before, brokers answer it with INVALID_REQUEST."""
 FIRST_WITH_CREATION: Final = 4
 """The first Metadata that can ask not to create topics. Its answer has all that older ones have."""
+SHARE_KIND: Final = 2
+FIRST_OF_SHARES: Final = 6
+"""FindCoordinator for share groups."""
 
 METADATA: Final = Part("Topics", "Topics", {"Name": "Name"})
 METADATA_BY_ID: Final = Part("Topics", "Topics", {"TopicId": "TopicId"}, fill={"Name": None})
@@ -176,7 +179,7 @@ def _coordinated(case: Case, kind: int, key: str) -> int:
         return case.group(Operation.DESCRIBE, key)
     if kind == 1:
         return case.transaction(Operation.DESCRIBE, key)
-    if kind == 2:  # a share group's state: brokers ask each other
+    if kind == SHARE_KIND and case.version >= FIRST_OF_SHARES:  # where its state is: brokers ask each other
         return case.cluster(Operation.CLUSTER_ACTION)
     return Code.INVALID_REQUEST
 

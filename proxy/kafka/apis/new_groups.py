@@ -10,8 +10,9 @@ from proxy.kafka.apis.codes import Code
 from proxy.kafka.apis.shape import Part, Shape
 from proxy.kafka.plan import Plan
 
-DESCRIBED: Final = Part("GroupIds", "Groups", {"GroupId": ""}, fill={"ErrorMessage": None})
+DESCRIBED: Final = Part("GroupIds", "Groups", {"GroupId": ""}, fill={"ErrorMessage": None, "Topology": None})
 HIDDEN_TOPICS: Final = "The group has described topic(s) that the client is not authorized to describe."
+HIDDEN_STREAMS: Final = "The described group uses topics that the client is not authorized to describe."
 
 SHARE_OFFSETS: Final = Part("Groups", "Groups", {"GroupId": "GroupId"}, message="ErrorMessage")
 SHARE_TOPICS: Final = Part(
@@ -86,12 +87,12 @@ def _seen_endpoints(case: Case) -> Callable[[Tree], Tree]:
     return edit
 
 
-def _describe(topics_of: Callable[[Tree], Iterable[str]]) -> Callable[[Case], Plan]:
+def _describe(topics_of: Callable[[Tree], Iterable[str]], hidden: str = HIDDEN_TOPICS) -> Callable[[Case], Plan]:
     """A row of one of the three describes. A group with a topic that may not be seen is not shown at all (KIP-1043)."""
 
     def judge(case: Case) -> Plan:
         def edit(answer: Tree) -> Tree:
-            answer["Groups"] = [_described(case, group, topics_of(group)) for group in answer["Groups"]]
+            answer["Groups"] = [_described(case, group, topics_of(group), hidden) for group in answer["Groups"]]
             return answer
 
         return case.parted(DESCRIBED, [case.group(Operation.DESCRIBE, name) for name in case.body["GroupIds"]], edit)
@@ -99,10 +100,10 @@ def _describe(topics_of: Callable[[Tree], Iterable[str]]) -> Callable[[Case], Pl
     return judge
 
 
-def _described(case: Case, group: Tree, topics: Iterable[str]) -> Tree:
+def _described(case: Case, group: Tree, topics: Iterable[str], hidden: str) -> Tree:
     if not all(case.shows_topic(name) for name in set(topics)):
         code = Code.TOPIC_AUTHORIZATION_FAILED
-        return {**DESCRIBED.refused(group["GroupId"], code), "ErrorMessage": HIDDEN_TOPICS}
+        return {**DESCRIBED.refused(group["GroupId"], code), "ErrorMessage": hidden}
     bits = group["AuthorizedOperations"]
     group["AuthorizedOperations"] = case.operations(bits, Resource.GROUP, group["GroupId"])
     return group
@@ -185,7 +186,7 @@ ROWS: Final = {
     76: Row("ShareGroupHeartbeat", _GROUP, heartbeat),
     77: Row("ShareGroupDescribe", Shape(top="", parts=(DESCRIBED,)), _describe(_assigned)),
     88: Row("StreamsGroupHeartbeat", _GROUP, streams_heartbeat),
-    89: Row("StreamsGroupDescribe", Shape(top="", parts=(DESCRIBED,)), _describe(_topology)),
+    89: Row("StreamsGroupDescribe", Shape(top="", parts=(DESCRIBED,)), _describe(_topology, HIDDEN_STREAMS)),
     90: Row("DescribeShareGroupOffsets", Shape(top="", parts=(SHARE_OFFSETS,)), share_offsets),
     91: Row("AlterShareGroupOffsets", _GROUP, _share(ALTERED, Operation.READ)),
     92: Row("DeleteShareGroupOffsets", _GROUP, _share(DELETED, Operation.DELETE)),
