@@ -130,18 +130,19 @@ class BenchLab:
             raise BenchError(f"'tulle {' '.join(words)}' ended with {done.returncode}: {said[-2000:]}")
         return done.stdout
 
-    def in_node(self, *command: str, stdin: str = "") -> None:
-        """Run a command in node-b's network namespace, with the privileges of root there."""
-        self._in_netns(str(names.NETNS_ROOT / names.node_netns(self.name, NODE)), command, stdin)
+    def in_node(self, *command: str, stdin: str = "") -> str:
+        """Run a command in node-b's network namespace, with the privileges of root there; gives what it printed."""
+        return self._in_netns(str(names.NETNS_ROOT / names.node_netns(self.name, NODE)), command, stdin)
 
     def in_pod_as_root(self, pod: str, *command: str) -> None:
         """Run a command in a pod's network namespace with more privileges than `lab exec` gives."""
         self._in_netns(self.record.find_pod(pod).netns, command, "")
 
-    def _in_netns(self, netns: str, command: Sequence[str], stdin: str) -> None:
+    def _in_netns(self, netns: str, command: Sequence[str], stdin: str) -> str:
         done = _run(["nsenter", f"--net={netns}", *command], stdin)
         if done.returncode != 0:
             raise BenchError(f"'{' '.join(command)}' ended with {done.returncode}: {done.stderr.strip()[-500:]}")
+        return done.stdout
 
 
 def pids_of_labs() -> set[int]:

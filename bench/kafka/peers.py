@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import processes
 from bench.benchlab import CLIENT, HERE
 from bench.errors import BenchError
 from bench.kafka.cluster import DENIED, PORT, PRODUCED, KafkaLab
@@ -28,7 +27,6 @@ class KafkaPeer(Peer):
         Raises:
             BenchError: says what happened instead.
         """
-        before = processes.usage(self.pids).cpu_s
         found = json.loads(self.lab.ask_load(CLIENT, "check", PRODUCED, DENIED).splitlines()[-1])
         wanted = {"allowed": 0, "denied": _TOPIC_DENIED if self.policy else 0, "fetched": True}
         if found != wanted:
@@ -36,12 +34,6 @@ class KafkaPeer(Peer):
                 f"peer {self.name!r} is not correct, so it is not measured: errors for a topic that is allowed and one "
                 f"that is not, and what was fetched: {found}, expected {wanted}"
             )
-        self.check_on_the_way(before)
-
-    def check_on_the_way(self, cpu_s: float) -> None:
-        """Raises BenchError where a proxy has taken no CPU time since: the client has found another way."""
-        if self.pids and processes.usage(self.pids).cpu_s <= cpu_s:
-            raise BenchError(f"peer {self.name!r} is not on the way")
 
 
 class KafkaDirect(KafkaPeer):
@@ -85,6 +77,12 @@ class KafkaHAProxy(KafkaPeer, Redirected):
     def target(self) -> tuple[str, int]:
         """The broker's listener for clients."""
         return self.lab.broker_ipv4, PORT
+
+    def check(self) -> None:
+        """As for all, and that it was on the way, which nothing else would tell: it refuses nothing."""
+        super().check()
+        if not self.redirected():
+            raise BenchError(f"peer {self.name!r} is not on the way")
 
     def command(self, work: Path, workers: int) -> Sequence[str]:
         file = work / "haproxy.cfg"
