@@ -917,7 +917,7 @@ class KafkaLayer:
         """Whether what a client began with is another protocol; then it is seen to."""
         if start[0] == TLS_HANDSHAKE:
             self._flow.counters["kafka_tls"] += 1
-            if not self._pass_unparsed("tls, its requests cannot be judged"):
+            if not self._pass_unparsed("tls_opaque", tls=True):
                 self._refuse_all("tls_opaque", RULE_PROTOCOL)
             return True
         if len(start) < _SIZE.size:
@@ -977,15 +977,18 @@ class KafkaLayer:
         flow.record_kafka(exchange.facts, seen, DROPPED, reason, RULE_PROTOCOL)
         self._drain_queue()
 
-    def _pass_unparsed(self, why: str, raw: bytes = b"") -> bool:
+    def _pass_unparsed(self, why: str, raw: bytes = b"", *, tls: bool = False) -> bool:
         """Let the connection pass unparsed from its first byte on, if it may. Only before any request went on."""
-        if not self._lenient or self._flow.verdict_on_connection().permit is None:
+        flow = self._flow
+        if self._lenient and flow.verdict_on_connection().permit is not None:
+            tls = False
+        elif not tls or flow.kafka_unread().permit is None:
             return False
         data = raw + self._inbox.take(len(self._inbox))
         self._stop()
         if self._paused:
             self._edge.resume_downstream()
-        layer = OpaqueLayer(self._flow, self._edge, unjudged=why)
+        layer = OpaqueLayer(flow, self._edge, unjudged="" if tls else why, tls=tls)
         self._edge.hand_over(layer)
         layer.start()
         if data:
