@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from agent.decode_cli import register as register_decode
 from agent.policy_cli import register as register_policy
 from audit.observe_arguments import add_arguments as add_observe_arguments
 from lab.cli import register as register_lab
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     agent.add_argument("--uninstall", action="store_true", help="take enforcement away and end the workers")
     agent.set_defaults(handler=_agent)
     register_policy(commands, _nodes, _add_node_arguments)
+    register_decode(commands)
     register_lab(commands)  # type: ignore[arg-type]  # invariant in the parser's class, which it only adds to
     observe = commands.add_parser(
         "observe",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from policies.inventory import Inventory
     from policies.policyset import Place, PolicySet
     from policies.replay import Difference
+    from policies.requests import KafkaRequest
 
 GOOD: Final = 0
 NOT_GOOD: Final = 1
@@ -79,6 +80,8 @@ def _add_explain(verbs: Any, nodes: Nodes, add_node_arguments: Callable[[argpars
     explain.add_argument("--header", action="append", default=[], metavar="k:v", help="of the request; repeatable")
     explain.add_argument("--kafka", metavar="'produce TOPIC'", help="a Kafka request on that connection")
     explain.add_argument("--kafka-client", default="", metavar="ID", help="its client id")
+    explain.add_argument("--kafka-group", metavar="GROUP", help="its consumer group; absent: any")
+    explain.add_argument("--kafka-transactional-id", metavar="ID", help="its transactional id; absent: any, or none")
     explain.add_argument("--kafka-version", type=int, default=-1, metavar="N", help="its API version")
     explain.add_argument("--json", action="store_true", help="one JSON object")
     add_node_arguments(explain)
@@ -253,11 +256,14 @@ def _count(number: int, what: str) -> str:
 def _explain(options: argparse.Namespace, nodes: Nodes) -> int:
     from agent.errors import AgentError
     from agent.policy_request import Refused
-    from policies.explain import UnknownEnd, explain, find_end, find_port
+    from policies.explain import UnknownEnd, explain, explain_kafka, find_end, find_port
     from policies.ruleset import TCP, UDP
 
     if options.http is not None and options.kafka is not None:
         raise AgentError("--http and --kafka exclude each other")
+    given = (options.kafka_client, options.kafka_group, options.kafka_transactional_id)
+    if any(given) and options.kafka is None:
+        raise AgentError("--kafka-client, --kafka-group and --kafka-transactional-id belong to --kafka")
     if options.header and options.http is None:
         raise AgentError("--header belongs to --http")
     if options.protocol == "UDP" and (options.http is not None or options.kafka is not None):
@@ -272,14 +278,24 @@ def _explain(options: argparse.Namespace, nodes: Nodes) -> int:
             question = _question(options, protocol, port)
         except Refused as error:
             refused = str(error)
-            question = _question(argparse.Namespace(http=None, kafka=None), protocol, port)
-        explanation = explain(policies, inventory, client, server, question, probes=probes)
+            question = _question(argparse.Namespace(http=None), protocol, port)
+        steps: list[tuple[str, Explanation]] = []
+        if options.kafka is None:
+            explanation = explain(policies, inventory, client, server, question, probes=probes)
+        else:
+            steps = explain_kafka(policies, inventory, client, server, port, _kafka_steps(options), probes=probes)
+            answers = [each for _, each in steps]
+            explanation = next((each for each in answers if not each.allow), answers[0])
+            if explanation.allow:
+                explanation = next((each for each in answers if each.audited), explanation)
     except UnknownEnd as error:
         raise AgentError(str(error)) from error
     except ValueError as error:  # the inventory contradicts itself
         raise AgentError(f"inventory: {error}") from error
     asked = _asked(options, client, server, question, revision)
     report = _report(explanation, refused, asked)
+    if steps:
+        report["kafka_asks"] = [_step(text, each) for text, each in steps]
     if options.json:
         print(json.dumps(report, indent=2))
     else:
@@ -344,14 +360,35 @@ def _live_inventory(settings: "Settings") -> "Inventory":
 
 
 def _question(options: argparse.Namespace, protocol: int, port: int) -> "Question":
-    from agent.policy_request import http_request, kafka_request
+    from agent.policy_request import http_request
     from policies.explain import Question
 
     http = http_request(options.http, options.header) if options.http is not None else None
-    kafka = None
-    if options.kafka is not None:
-        kafka = kafka_request(options.kafka, options.kafka_client, options.kafka_version)
-    return Question(protocol, port, http, kafka)
+    return Question(protocol, port, http)
+
+
+def _kafka_steps(options: argparse.Namespace) -> "list[tuple[KafkaRequest, ...]]":
+    from agent.policy_request import kafka_request
+
+    return kafka_request(
+        options.kafka,
+        options.kafka_client,
+        options.kafka_version,
+        options.kafka_group,
+        options.kafka_transactional_id,
+    )
+
+
+def _step(text: str, explanation: "Explanation") -> dict[str, object]:
+    """What a Kafka request asks, and the answer."""
+    side = explanation.decisive
+    return {
+        "asks": text,
+        "verdict": "allow" if explanation.allow else "deny",
+        "audited": explanation.audited,
+        "rule": side.judgement.rule,
+        **_place(side.place),
+    }
 
 
 def _asked(
@@ -429,6 +466,8 @@ def _print_explanation(report: dict[str, Any]) -> None:
         print(f"  revision {report['revision']} of the running agent")
     print(f"  by {_rule(report)}")
     print(f"  {report['reason']}")
+    for step in report.get("kafka_asks", ()):
+        print(f"  asks {step['asks']}: {'allowed' if step['verdict'] == 'allow' else 'denied'} by {_rule(step)}")
     for side in report["sides"]:
         print()
         head = f"{side['direction']} at {side['endpoint']}, {_preposition(side)} {side['peer']}"

@@ -11,6 +11,8 @@ from parsers.http1.fields import forwarded_request_fields
 from parsers.http1.target import canonical_target
 from policies.engine import HttpRequest, KafkaRequest
 from policies.kafka import API_KEYS
+from policies.kafka_questions import questions
+from policies.requests import Resource
 
 
 class Refused(Exception):
@@ -65,8 +67,11 @@ def _field(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def kafka_request(text: str, client_id: str, version: int) -> KafkaRequest:
-    """`produce orders`: the name of an API, and a topic where it has one; `consume` is `fetch`.
+def kafka_request(
+    text: str, client_id: str, version: int, group: str | None, transactional_id: str | None
+) -> list[tuple[KafkaRequest, ...]]:
+    """`produce orders`: the main questions of an API by its name, about a topic where one is named; `consume` is
+    `fetch`. Of each tuple one must be allowed.
 
     Raises:
         AgentError: there is no such API, or more is written.
@@ -79,4 +84,10 @@ def kafka_request(text: str, client_id: str, version: int) -> KafkaRequest:
     if key is None:
         near = get_close_matches(name, [*API_KEYS, "consume"], n=1)
         raise AgentError(f"no Kafka API '{words[0]}'" + (f": did you mean '{near[0]}'?" if near else ""))
-    return KafkaRequest(key, version, client_id, words[1] if len(words) == 2 else None)
+    given = {
+        Resource.TOPIC: words[1] if len(words) == 2 else None,
+        Resource.GROUP: group,
+        Resource.TRANSACTIONAL_ID: transactional_id,
+    }
+    names = {resource: name for resource, name in given.items() if name is not None}
+    return [*questions(key, version, client_id, names)]

@@ -1,9 +1,11 @@
 """One record as one line for people, in the manner of `hubble observe -o compact`."""
 
+import json
+import re
 from typing import Final
 
 from audit import redact
-from audit.schema import Endpoint, Flow, Record
+from audit.schema import Endpoint, Flow, KafkaAsked, Layer7, Record
 
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _COLOURS: Final = {"FORWARDED": "32", "DROPPED": "31", "ERROR": "31;1", "AUDIT": "33"}
@@ -60,13 +62,11 @@ def _flow(record: Record, flow: Flow, *, colour: bool) -> str:
     arrow = "->"
     if flow.is_reply:
         source, destination, arrow = destination, source, "<-"
-    kind = f"{'http' if flow.l7.http else 'l7'}-{flow.l7.type.lower()}" if flow.l7 is not None else "connection"
+    kind = f"{_protocol(flow.l7)}-{flow.l7.type.lower()}" if flow.l7 is not None else "connection"
     verdict = _paint(flow.verdict, _COLOURS.get(flow.verdict), colour=colour)
     parts = [_clean(f"{source} {arrow} {destination} {kind}"), verdict, _clean(f"({flow.Summary})")]
-    if flow.l7 is not None and flow.l7.http is not None and flow.l7.http.code and not flow.is_reply:
-        parts.append(f"code {flow.l7.http.code}")
-        if flow.l7.latency_ns:
-            parts.append(_clean(f"in {_milliseconds(flow.l7.latency_ns)}"))
+    if flow.l7 is not None and not flow.is_reply:
+        parts += map(_clean, _outcome(flow.l7))
     tulle = record.tulle
     if tulle is not None:
         if tulle.rule:
@@ -75,7 +75,45 @@ def _flow(record: Record, flow: Flow, *, colour: bool) -> str:
             parts.append(_clean(f"reason {tulle.reason}"))
         if tulle.suppressed:
             parts.append(f"and {tulle.suppressed} more like it")
+        if tulle.kafka is not None:  # last, for most of it is what the client says of itself
+            parts += map(_clean, _asked(tulle.kafka))
     return " ".join(parts)
+
+
+def _protocol(layer7: Layer7) -> str:
+    return "http" if layer7.http else "kafka" if layer7.kafka else "l7"
+
+
+def _outcome(layer7: Layer7) -> list[str]:
+    """What came of a request, and how fast."""
+    latency = [f"in {_milliseconds(layer7.latency_ns)}"] if layer7.latency_ns else []
+    if layer7.kafka is not None:
+        return ([f"error {layer7.kafka.error_code}"] if layer7.kafka.error_code else []) + latency
+    return [f"code {layer7.http.code}", *latency] if layer7.http is not None and layer7.http.code else []
+
+
+def _asked(kafka: KafkaAsked) -> list[str]:
+    """`asks Read on Group "my group"`, and by whom. A topic's name stands in the summary."""
+    parts = []
+    if kafka.resource and kafka.operation != "Nothing":
+        named = kafka.name or kafka.resource == "Cluster"
+        parts.append(f"asks {kafka.operation} on {'' if named else 'any '}{kafka.resource}")
+        if kafka.resource != "Topic" and kafka.name:
+            parts[0] += f" {_quoted(kafka.name)}"
+    for word, value in (
+        ("client", kafka.client_id), ("group", kafka.group), ("transactional id", kafka.transactional_id),
+    ):  # fmt: skip
+        if value:
+            parts.append(f"{word} {_quoted(value)}")
+    return parts
+
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9._:/@-]+").fullmatch
+
+
+def _quoted(name: str) -> str:
+    """A name that a client chose, so that it cannot be taken for the words around it."""
+    return name if _PLAIN_NAME(name) else json.dumps(name, ensure_ascii=False)
 
 
 def _milliseconds(latency_ns: str | int) -> str:

@@ -1,12 +1,12 @@
 """Which records a person wants to see. Values of one option are alternatives; different options must all hold."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
-from audit.schema import Endpoint, Record
+from audit.schema import Endpoint, Flow, Record
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)").fullmatch
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -18,7 +18,8 @@ class Filters:
     """Empty means no constraint.
 
     http_path: regular expressions matched from the start of the path, so plain text is a prefix. pods: "name",
-    "namespace/name" or "namespace/", with `*` and `?`. http_status: "403" or "4+" for all of 4xx. since: RFC 3339 in
+    "namespace/name" or "namespace/", with `*` and `?`, which topics, groups and client ids know too. http_status: "403"
+    or "4+" for all of 4xx. protocol: of PROTOCOLS. api_key: as records have it, see `parse_api_key`. since: RFC 3339 in
     UTC with nanoseconds, as `parse_since` gives it.
     """
 
@@ -29,6 +30,12 @@ class Filters:
     pod: tuple[str, ...] = ()
     from_pod: tuple[str, ...] = ()
     to_pod: tuple[str, ...] = ()
+    protocol: frozenset[str] = frozenset()
+    api_key: frozenset[str] = frozenset()
+    topic: tuple[str, ...] = ()
+    group: tuple[str, ...] = ()
+    client_id: tuple[str, ...] = ()
+    error_code: frozenset[int] = frozenset()
     since: str = ""
 
     def wants(self, record: Record) -> bool:
@@ -49,6 +56,11 @@ class Filters:
             return False
         if self.pod and not (_is_pod(source, self.pod) or _is_pod(destination, self.pod)):
             return False
+        if self.protocol and not (self.protocol & set(_protocols(flow))):
+            return False
+        return self._wants_http(flow) and self._wants_kafka(record, flow)
+
+    def _wants_http(self, flow: Flow) -> bool:
         if not (self.http_path or self.http_status or self.http_method):
             return True
         http = flow.l7.http if flow.l7 else None
@@ -63,6 +75,39 @@ class Filters:
             path = match[1] if match else http.url
             return any(pattern.match(path) for pattern in self.http_path)
         return True
+
+    def _wants_kafka(self, record: Record, flow: Flow) -> bool:
+        if not (self.api_key or self.topic or self.group or self.client_id or self.error_code):
+            return True
+        kafka = flow.l7.kafka if flow.l7 else None
+        if kafka is None:
+            return False
+        if self.api_key and kafka.api_key not in self.api_key:
+            return False
+        if self.error_code and kafka.error_code not in self.error_code:
+            return False
+        asked = record.tulle and record.tulle.kafka
+        for patterns, name in (
+            (self.topic, kafka.topic),
+            (self.group, asked.group if asked else ""),
+            (self.client_id, asked.client_id if asked else ""),
+        ):
+            if patterns and not (name and any(fnmatchcase(name, pattern) for pattern in patterns)):
+                return False
+        return True
+
+
+def _protocols(flow: Flow) -> Iterator[str]:
+    if flow.l7 is not None:
+        if flow.l7.http is not None:
+            yield "http"
+        if flow.l7.kafka is not None:
+            yield "kafka"
+    if flow.l4 is not None:
+        if flow.l4.TCP is not None:
+            yield "tcp"
+        if flow.l4.UDP is not None:
+            yield "udp"
 
 
 def _is_pod(side: Endpoint | None, patterns: Iterable[str]) -> bool:
@@ -109,3 +154,9 @@ def parse_status(value: str) -> str:
     if not re.fullmatch(r"[1-9][0-9]{2}|[1-9][0-9]?\+", value):
         raise ValueError(f'"{value}" is not a status like 403 or a class like 4+')
     return value
+
+
+def parse_api_key(value: str) -> str:
+    """The name of a Kafka API as records have it: "Produce", "InitProducerId" or "init-producer-id" will do."""
+    name = re.sub(r"[-_ ]", "", value).lower()
+    return "offsets" if name == "listoffsets" else name  # as Cilium's rules spell it

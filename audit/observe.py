@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from audit import compact, schema
-from audit.filters import Filters, parse_since, parse_status
+from audit.filters import Filters, parse_api_key, parse_since, parse_status
 from audit.gaps import Gaps
 from audit.observe_arguments import DEFAULT_LAST, add_arguments
 from audit.reading import NOWHERE, Damage, Follower, Position, backwards, forwards, streams
@@ -69,6 +69,12 @@ def options_of(args: argparse.Namespace, *, colour: bool = False) -> Options:
         pod=tuple(args.pod),
         from_pod=tuple(args.from_pod),
         to_pod=tuple(args.to_pod),
+        protocol=frozenset(args.protocol),
+        api_key=frozenset(map(parse_api_key, args.api_key)),
+        topic=tuple(args.topic),
+        group=tuple(args.group),
+        client_id=tuple(args.client_id),
+        error_code=frozenset(args.error_code),
         since=_named("--since", lambda value: parse_since(value, time.time()), args.since) if args.since else "",
     )
     return Options(filters, args.last, args.everything, args.follow, args.output, colour)

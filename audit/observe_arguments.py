@@ -5,6 +5,7 @@ from typing import Final
 
 DEFAULT_LAST: Final = 20
 VERDICTS: Final = ("FORWARDED", "DROPPED", "ERROR", "AUDIT")
+PROTOCOLS: Final = ("http", "kafka", "tcp", "udp")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--http-path", action="append", default=[], metavar="REGEX", help="from the start of the path")
     parser.add_argument("--http-status", action="append", default=[], metavar="CODE", help="403, or 4+ for all of 4xx")
     parser.add_argument("--http-method", action="append", default=[], type=str.upper, metavar="METHOD", help="as GET")
+    parser.add_argument(
+        "--protocol", action="append", default=[], type=str.lower, choices=PROTOCOLS, metavar="NAME",
+        help=", ".join(PROTOCOLS),
+    )  # fmt: skip
+    parser.add_argument("--topic", action="append", default=[], metavar="TOPIC", help="of Kafka; * and ? work")
+    parser.add_argument("--api-key", action="append", default=[], metavar="NAME", help="of Kafka, as produce or fetch")
+    parser.add_argument("--group", action="append", default=[], metavar="GROUP", help="of Kafka; * and ? work")
+    parser.add_argument("--client-id", action="append", default=[], metavar="ID", help="of Kafka; * and ? work")
+    parser.add_argument(
+        "--error-code", action="append", default=[], type=int, metavar="CODE", help="of Kafka, as 29 for a denied topic"
+    )
     pod = "[NAMESPACE/]POD"
     parser.add_argument("--pod", action="append", default=[], metavar=pod, help="either side; * and ? work")
     parser.add_argument("--from-pod", action="append", default=[], metavar=pod, help="the side that connected")

@@ -74,6 +74,27 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     scheme: str = "http"
 
 
+class KafkaRequest(msgspec.Struct, frozen=True, gc=False):
+    """What one Kafka request asked of policy about one resource. Names are the client's own, redacted by the writer.
+
+    api: the API's name in lower case as Cilium spells it, or its number as text where it has no name.
+    operation, resource, name: in the words of Kafka's ACLs ("Write", "Topic", "orders"); no name is any of its kind.
+    error_code: what the client was told of it; None when there was no answer (yet).
+    """
+
+    api: str
+    api_version: int = 0
+    correlation_id: int = 0
+    topic: str = ""
+    client_id: str = ""
+    group: str = ""
+    transactional_id: str = ""
+    operation: str = ""
+    resource: str = ""
+    name: str = ""
+    error_code: int | None = None
+
+
 def _layer4(protocol: int, source: int, destination: int) -> schema.Layer4 | None:
     if protocol == TCP:
         return schema.Layer4(TCP=schema.Ports(source, destination))
@@ -220,7 +241,7 @@ class FlowFacts(msgspec.Struct, frozen=True):
     rule: str
     revision: int
     policies: Sequence[PolicyName] = ()
-    request: Request | None = None
+    request: Request | KafkaRequest | None = None
     latency_ns: int | None = None
     is_reply: bool = False
     suppressed: int = 0

@@ -13,6 +13,7 @@ MAX_METHOD: Final = 32
 MAX_HOST: Final = 261  # a DNS name, a colon, a port
 MAX_TEXT: Final = 512  # rule names: "namespace/name direction[i].toPorts[j].http[k]" of the longest Kubernetes names
 MAX_REASON: Final = 128
+MAX_NAME: Final = 256  # a legal topic has 249 at most; Kafka sets no limit for client ids, groups, transactional ids
 
 HIDDEN: Final = "***"
 
@@ -53,6 +54,11 @@ def method(value: str) -> tuple[str, bool]:
     """A method; a refused request's can be anything."""
     value = _escape(value)
     return (value, False) if len(value) <= MAX_METHOD else (value[:MAX_METHOD], True)
+
+
+def word(value: str) -> str:
+    """A name that a client chose, as one word of plain text: what is no letter, digit or sign is percent-encoded."""
+    return _escape(value)
 
 
 def url(scheme: str, host: str, target: str) -> tuple[str, bool]:

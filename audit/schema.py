@@ -71,12 +71,23 @@ class Http(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     headers: tuple[str, ...] = ()
 
 
+class Kafka(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """A request. `api_key` is the API's name in lower case ("produce"), or the number of one that has no name."""
+
+    error_code: int = 0
+    api_version: int = 0
+    api_key: str = ""
+    correlation_id: int = 0
+    topic: str = ""
+
+
 class Layer7(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """`latency_ns` is a uint64, so a string in JSON (a number is accepted when reading)."""
+    """`latency_ns` is a uint64, so a string in JSON (a number is accepted when reading). http, kafka: at most one."""
 
     type: str = "UNKNOWN_L7_TYPE"
     latency_ns: str | int = ""
     http: Http | None = None
+    kafka: Kafka | None = None
 
 
 class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -122,6 +133,17 @@ class LostEvents(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     last: str = ""
 
 
+class KafkaAsked(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What Hubble's Kafka has no field for: who asks, and what was asked of policy, in the words of Kafka's ACLs."""
+
+    client_id: str = ""
+    group: str = ""
+    transactional_id: str = ""
+    operation: str = ""
+    resource: str = ""
+    name: str = ""
+
+
 class Tulle(msgspec.Struct, omit_defaults=True, kw_only=True):
     """What Hubble has no field for. A flow has `seq`; a lost-records record has `lost_from` to `lost_to` instead."""
 
@@ -138,6 +160,7 @@ class Tulle(msgspec.Struct, omit_defaults=True, kw_only=True):
     endpoint: str = ""
     suppressed: int = 0
     truncated: tuple[str, ...] = ()
+    kafka: KafkaAsked | None = None
 
 
 class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -164,7 +187,7 @@ def text_of(value: str | tuple[str, ...]) -> str:
     return _encoder.encode(value).decode()
 
 
-def fields(part: Flow | Layer7 | Tulle) -> str:
+def fields(part: Flow | Layer7 | Kafka | Tulle) -> str:
     """What is set in a part of a record as it stands there behind other fields: `,"name":value` for each.
 
     The version of a `Tulle` is not among them. A line that is put together from these, in the order of the schema, is

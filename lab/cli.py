@@ -55,6 +55,14 @@ def _register_life(commands: "SubParsers") -> None:
     what.add_argument("--nodes", type=int, metavar="N", help="number of nodes (default: 2)")
     what.add_argument("--file", type=Path, metavar="lab.yaml", help="description of nodes and pods")
     up.add_argument("--mode", choices=["vxlan"], default="vxlan", help="how pods are routed (default: vxlan)")
+    up.add_argument(
+        "--with",
+        dest="brokers",
+        type=_with,
+        default=0,
+        metavar="kafka[=N]",
+        help="Apache Kafka: pod 'kafka' (or N pods, 'kafka-0' and so on) with topics, and a client pod 'billing'",
+    )
     up.add_argument("--no-agent", action="store_true", help="networks and pods only: nothing enforces policy")
     down = _add(commands, "down", "take a lab down, also what a crash left of it", "tulle lab down --name trial")
     down.add_argument("--all", action="store_true", help="every lab on this machine")
@@ -64,6 +72,14 @@ def _register_life(commands: "SubParsers") -> None:
     )  # fmt: skip
     run.add_argument("pod", metavar="POD", help="NAME (in namespace default) or NAMESPACE/NAME")
     run.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD …", help="the command and its arguments")
+
+
+def _with(text: str) -> int:
+    """`kafka` or `kafka=N` -> the number of brokers."""
+    name, equals, count = text.partition("=")
+    if name != "kafka" or (equals and not (count.isascii() and count.isdigit() and int(count))):
+        raise argparse.ArgumentTypeError(f"expected kafka or kafka=N, got {text!r}")
+    return int(count) if equals else 1
 
 
 def _register_policy(commands: "SubParsers") -> None:
@@ -105,7 +121,13 @@ def _up(arguments: argparse.Namespace) -> int:
 
     nodes = 2 if arguments.nodes is None else arguments.nodes
     spec = model.load_spec(arguments.file) if arguments.file else model.default_spec(nodes)
-    lab, made = up(arguments.name, spec, mode=arguments.mode, with_agents=not arguments.no_agent)
+    lab, made = up(
+        arguments.name,
+        spec,
+        mode=arguments.mode,
+        with_agents=not arguments.no_agent,
+        with_kafka=arguments.brokers,
+    )
     what = f"{len(lab.nodes)} nodes, {len(lab.pods)} pods" + ("" if lab.agents else ", no agents")
     print(f"lab {lab.name!r} is up: {what}" if made else f"lab {lab.name!r} is up already: {what}")
     return 0

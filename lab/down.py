@@ -25,9 +25,14 @@ def down(name: str) -> bool:
 
 def remove(name: str) -> bool:
     """The same for who holds the lab's lock already."""
-    cgroup, bpffs, run = names.lab_cgroup(name), names.lab_bpffs(name), names.run_dir(name)
+    cgroup, bpffs, run, data = (
+        names.lab_cgroup(name),
+        names.lab_bpffs(name),
+        names.run_dir(name),
+        names.data_dir(name),
+    )
     spaces = namespaces.with_prefix(names.netns_prefix(name))
-    found = bool(spaces) or any(path.exists() for path in (cgroup, bpffs, run))
+    found = bool(spaces) or any(path.exists() for path in (cgroup, bpffs, run, data))
     if cgroup.exists():
         end_processes(cgroup)
     # Pins first: with the processes gone they are the last that holds our links to cgroups and namespaces.
@@ -36,8 +41,9 @@ def remove(name: str) -> bool:
         namespaces.delete(space)
     if cgroup.exists():
         _remove_cgroups(cgroup)
+    state.remove_tree(data)
     state.remove_tree(run)
-    for parent in (bpffs.parent, cgroup.parent):
+    for parent in (bpffs.parent, cgroup.parent, data.parent, data.parent.parent):
         with suppress(OSError):  # other labs, or an agent that is no lab's
             parent.rmdir()
     return found

@@ -10,6 +10,7 @@
         labels: {app: web}             # absent: app: <name>; empty: no labels
         command: [tulle-web]           # absent: nothing runs, the pod waits for `lab exec`
         ports: [{name: http, port: 80}]   # names that policies can use; protocol absent: TCP
+        aliases: [shop]                # absent: none; more names that lead to it, which pods may share
     namespaces:
       shop: {labels: {team: blue}}     # labels of a namespace; absent: none but its name
 """
@@ -38,7 +39,10 @@ MAX_NODES = 200
 MAX_PODS_PER_NODE = 253
 
 # Commands that a pod can name without knowing where the checkout and its Python are.
-BUILT_IN = {"tulle-web": (sys.executable, "-m", "lab.webserver")}
+BUILT_IN = {
+    "tulle-web": (sys.executable, "-m", "lab.webserver"),
+    "tulle-kafka": (sys.executable, "-m", "lab.kafka.broker"),
+}
 
 
 def _dns_label(text: str) -> str:
@@ -86,6 +90,7 @@ class PodSpec(BaseModel):
     labels: dict[str, str] | None = None
     command: list[str] | None = Field(default=None, min_length=1)
     ports: list[PortSpec] = Field(default_factory=list)
+    aliases: list[DnsLabel] = Field(default_factory=list)
 
 
 class LabSpec(BaseModel):
@@ -228,6 +233,7 @@ def plan(name: str, spec: LabSpec, *, mode: str, agents: bool) -> Lab:
                 netns=str(names.NETNS_ROOT / names.pod_netns(name, pod.namespace, pod.name)),
                 cgroup=str(names.pod_cgroup(name, node_name, pod.namespace, pod.name)),
                 ports=tuple(PodPort(port.name, port.port, port.protocol) for port in pod.ports),
+                aliases=tuple(pod.aliases),
             )
         )
     labels = dict.fromkeys(sorted({pod.namespace for pod in pods} | spec.namespaces.keys()), NamespaceSpec())

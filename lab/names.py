@@ -14,6 +14,7 @@ from lab.errors import LabError
 DEFAULT_LAB = "tulle"
 DEFAULT_NAMESPACE = "default"
 RUN_ROOT = Path("/run/tulle/lab")
+DATA_ROOT = Path("/var/lib/tulle/lab")
 NETNS_ROOT = Path("/run/netns")
 BPFFS_ROOT = Path("/sys/fs/bpf")
 
@@ -40,6 +41,11 @@ def check_lab_name(name: str) -> str:
 
 def run_dir(lab: str) -> Path:
     return RUN_ROOT / lab
+
+
+def data_dir(lab: str) -> Path:
+    """What may grow large, such as brokers' logs: on disk, where RUN_ROOT is often memory."""
+    return DATA_ROOT / lab
 
 
 def lock_file(lab: str) -> Path:

@@ -44,7 +44,7 @@ class PodPort:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """One pod. `command` is empty for a pod that only waits for `lab exec`."""
+    """One pod. `command` is empty for a pod that only waits for `lab exec`. aliases: further names that lead to it."""
 
     namespace: str
     name: str
@@ -56,6 +56,7 @@ class Pod:
     netns: str
     cgroup: str
     ports: tuple[PodPort, ...] = ()
+    aliases: tuple[str, ...] = ()
 
     @property
     def ref(self) -> str:
@@ -152,7 +153,8 @@ def read(name: str) -> Lab | None:
 
 def _pod(raw: dict[str, Any]) -> Pod:
     ports = tuple(PodPort(**port) for port in raw.get("ports", ()))
-    return Pod(**{**raw, "command": tuple(raw["command"]), "ports": ports})
+    words = {key: tuple(raw.get(key, ())) for key in ("command", "aliases")}
+    return Pod(**{**raw, **words, "ports": ports})
 
 
 def running(name: str) -> Lab:
@@ -175,8 +177,9 @@ def running(name: str) -> Lab:
 def all_labs() -> list[str]:
     """Every lab of which anything is left on the machine, sorted."""
     found: set[str] = set()
-    with suppress(FileNotFoundError):
-        found |= {entry.name for entry in names.RUN_ROOT.iterdir() if entry.is_dir()}
+    for root in (names.RUN_ROOT, names.DATA_ROOT):
+        with suppress(FileNotFoundError):
+            found |= {entry.name for entry in root.iterdir() if entry.is_dir()}
     with suppress(FileNotFoundError, LabError):
         found |= {entry.name for entry in names.labs_cgroup().iterdir() if entry.is_dir()}
     with suppress(FileNotFoundError):

@@ -1,4 +1,5 @@
-"""Keeps one node's agent running, as systemd or the kubelet would: `python -m lab.supervisor --cgroup DIR -- CMD …`.
+"""Keeps one node's agent running, as systemd or the kubelet would: `python -m lab.supervisor --cgroup DIR -- CMD …`;
+and, inside a pod, a broker (lab/kafka/broker.py).
 
 A dead agent is started again at once, whatever its exit status; one that keeps dying young waits longer each
 time, up to a bound. The agent runs in its own cgroup, so that a test can freeze or kill it (or this process,
@@ -36,12 +37,13 @@ def next_delay(lived_s: float, last_delay_s: float) -> float:
     return min(MAX_DELAY_S, last_delay_s * 2 if last_delay_s else FIRST_DELAY_S)
 
 
-def start(command: Sequence[str], cgroup: str) -> int:
-    """Start the agent in its cgroup; gives its pid."""
+def start(command: Sequence[str], cgroup: str | None) -> int:
+    """Start the command in a cgroup, or in this one; gives its pid."""
     pid = os.fork()
     if pid == 0:
         try:
-            confine.join_cgroup(cgroup)
+            if cgroup is not None:
+                confine.join_cgroup(cgroup)
             become(command)
         except (OSError, LabError) as error:
             say(f"cannot start: {error}")
@@ -74,19 +76,19 @@ def rotate(log: Path) -> None:
         os.close(descriptor)
 
 
-def supervise(command: Sequence[str], cgroup: str, log: Path) -> None:
-    """Never returns."""
+def supervise(command: Sequence[str], cgroup: str | None, log: Path, *, what: str = "agent") -> None:
+    """Never returns. cgroup: None for the one that this process is in; what: the word for it in the log."""
     # Workers of a dead agent come to us; without this they would become zombies where pid 1 does not reap.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     delay_s = 0.0
     while True:
         started = time.monotonic()
         pid = start(command, cgroup)
-        say(f"agent started, pid {pid}")
+        say(f"{what} started, pid {pid}")
         code = os.waitstatus_to_exitcode(wait_for(pid))
         delay_s = next_delay(time.monotonic() - started, delay_s)
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
-        say(f"agent {pid} ended {how}; starting again" + (f" in {delay_s:g} s" if delay_s else ""))
+        say(f"{what} {pid} ended {how}; starting again" + (f" in {delay_s:g} s" if delay_s else ""))
         rotate(log)
         time.sleep(delay_s)
 

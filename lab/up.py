@@ -16,6 +16,8 @@ from pathlib import Path
 
 from lab import agents, confine, down, names, namespaces, network, state
 from lab.errors import LabError
+from lab.kafka import cluster as kafka
+from lab.kafka import java
 from lab.model import BUILT_IN, LabSpec, plan
 from lab.spawn import spawn
 from lab.state import Lab, Pod
@@ -28,8 +30,10 @@ _LISTEN_TIMEOUT_S = 20.0
 _TCP_LISTEN = "0A"  # column st of /proc/net/tcp6, include/net/tcp_states.h
 
 
-def up(name: str, spec: LabSpec, *, mode: str, with_agents: bool) -> tuple[Lab, bool]:
+def up(name: str, spec: LabSpec, *, mode: str, with_agents: bool, with_kafka: int = 0) -> tuple[Lab, bool]:
     """Make a lab and return when it works; (lab, False) when it was up already.
+
+    with_kafka: number of brokers, added to what `spec` describes.
 
     Raises:
         LabError: not root, another lab of that name is up, or something failed; nothing is left then.
@@ -37,6 +41,9 @@ def up(name: str, spec: LabSpec, *, mode: str, with_agents: bool) -> tuple[Lab, 
     names.check_lab_name(name)
     if os.geteuid() != 0:
         raise LabError("the lab needs root: it makes network namespaces and cgroups")
+    if with_kafka:
+        java.check()
+        spec = kafka.extended(spec, name, with_kafka)
     wanted = plan(name, spec, mode=mode, agents=with_agents)
     network.mode(mode)
     with state.locked(name):
@@ -88,6 +95,7 @@ def _make(lab: Lab) -> None:
     _write_name_files(lab)
     network.build(lab)
     if lab.agents:
+        kafka.write_policy(lab)
         agents.start(lab)
     for pod in lab.pods:
         if pod.command:
@@ -95,6 +103,8 @@ def _make(lab: Lab) -> None:
     check_reachable(lab)
     if lab.agents:
         agents.wait_ready(lab)
+    if kafka.brokers(lab):
+        kafka.wait(lab)
 
 
 def _make_directories(lab: Lab) -> None:
@@ -125,9 +135,9 @@ def _write_name_files(lab: Lab) -> None:
     for pod in lab.pods:
         lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
         for other in lab.pods:
-            called = f"{other.name}.{other.namespace}"
+            called = " ".join(f"{name}.{other.namespace}" for name in (other.name, *other.aliases))
             if other.namespace == pod.namespace:
-                called = f"{other.name} {called}"
+                called = " ".join((other.name, *other.aliases, called))
             lines += [f"{other.ipv4} {called}", f"{other.ipv6} {called}"]
         directory = lab.pod_dir(pod)
         (directory / "hosts").write_text("\n".join(lines) + "\n", encoding="ascii")
@@ -146,7 +156,7 @@ def start_command(lab: Lab, pod: Pod) -> None:
     log = lab.node_dir(pod.node) / "logs" / f"{pod.namespace}_{pod.name}.log"
     try:
         pid = spawn(argv, enter=lambda: confine.enter_pod(pod.netns, pod.cgroup, lab.pod_dir(pod)), log=log)
-        if pod.command[0] in BUILT_IN:
+        if pod.command[0] == "tulle-web":  # brokers are waited for when all have been started
             _wait_listening(pod, pid, log)
     except LabError as error:
         raise LabError(f"pod {pod.ref!r}: {error}") from error

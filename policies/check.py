@@ -14,8 +14,12 @@ from policies.engine import HttpRequest
 from policies.errors import Problem
 from policies.explain import matches
 from policies.inventory import Inventory
+from policies.kafka import API_NAMES, Acl, acls, means_everything
+from policies.kafka_questions import MAIN
+from policies.kafka_rules import glob_pattern, head_of, plain_name
 from policies.matchers import PatternError, literals, matcher
 from policies.policyset import CidrPeer, EntityPeer, Grant, Peer, Place, PolicySet, PortSpec, Section, ServicePeer
+from policies.requests import Operation, Resource
 from policies.resolve import resolve
 from policies.ruleset import (
     ANY_PROTOCOL,
@@ -23,6 +27,7 @@ from policies.ruleset import (
     HttpRule,
     KafkaRule,
     Mismatch,
+    NameKind,
     PathKind,
 )
 from policies.selector import IdentityIndex, Selector
@@ -87,7 +92,14 @@ class Checker:
     def warnings(self) -> list[Finding]:
         """All of them, sorted."""
         found: list[Finding] = []
-        for kind in (self._blind_to_queries, self._shadowed, self._deny_only, self._nobody, self._voided):
+        for kind in (
+            self._blind_to_queries,
+            self._blind_to_topics,
+            self._shadowed,
+            self._deny_only,
+            self._nobody,
+            self._voided,
+        ):
             some: list[Finding] = []
             for finding in kind():
                 if len(some) == MAX_OF_A_KIND:
@@ -119,6 +131,23 @@ class Checker:
                     better = _with_query(rule.path, example)
                     hint = f"; write {better} if that is meant" if better else ""
                     yield self._at(rule.name, message + hint, ".path")
+
+    def _blind_to_topics(self) -> Iterator[Finding]:
+        """An API that asks nothing of what the rule names."""
+        for part in self._parts:
+            for same in part.entries:
+                for rule in same[0].kafka or ():
+                    if rule.api_key is None:
+                        continue
+                    asked = {ask.resource for step in MAIN.get(rule.api_key, ()) for ask in step}
+                    name = API_NAMES[rule.api_key]
+                    for what, resource, given in (
+                        ("topic", Resource.TOPIC, rule.topic),
+                        ("group", Resource.GROUP, rule.group),
+                        ("transactional id", Resource.TRANSACTIONAL_ID, rule.transactional_id),
+                    ):
+                        if given is not None and resource not in asked:
+                            yield self._at(rule.name, f"{name} is not about a {what}: the rule's says nothing")
 
     def _shadowed(self) -> Iterator[Finding]:
         for _, rules in self._http():
@@ -402,13 +431,31 @@ def _path_matcher(path: str, kind: PathKind) -> Callable[[str], bool]:
 
 
 def _covers_kafka(wide: KafkaRule, narrow: KafkaRule) -> bool:
+    """Whether everything that `narrow` is about `wide` is about too; False where that is not plain to see."""
     return (
-        (wide.api_keys is None or (narrow.api_keys is not None and set(narrow.api_keys) <= set(wide.api_keys)))
+        wide.api_key in (None, narrow.api_key)
         and wide.api_version in (None, narrow.api_version)
         and wide.client_id in (None, narrow.client_id)
-        and wide.topic in (None, narrow.topic)
-        and wide.role in ("", narrow.role)
+        and (not wide.deny or not narrow.deny or means_everything(wide) or not means_everything(narrow))
+        and all(any(_covers_acl(each, acl) for each in acls(wide)) for acl in acls(narrow))
     )
+
+
+def _covers_acl(wide: Acl, narrow: Acl) -> bool:
+    if wide.resource is not narrow.resource:
+        return False
+    if wide.operations is not None and not set(narrow.operations or Operation) <= set(wide.operations):
+        return False
+    (wide_kind, wide_name), (kind, name) = plain_name(wide), plain_name(narrow)
+    if wide_name is None:
+        return True
+    if name is None:
+        return False
+    if wide_kind is NameKind.PREFIX:
+        return (head_of(name) if kind is NameKind.GLOB else name).startswith(wide_name)
+    if wide_kind is NameKind.GLOB and kind is NameKind.EXACT:
+        return matcher(glob_pattern(wide_name))(name)
+    return (wide_kind, wide_name) == (kind, name)
 
 
 def _narrower(narrow: Selector, wide: Selector) -> bool:

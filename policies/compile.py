@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from policies.errors import PolicyError
-from policies.kafka import API_KEYS, ROLES
+from policies.kafka import API_KEYS
 from policies.kubernetes import NetworkPolicy, plain_requirements, section_of
 from policies.load import Document, duplicates
 from policies.model import (
@@ -45,6 +45,7 @@ from policies.ruleset import (
     HttpRule,
     KafkaRule,
     Mismatch,
+    NameKind,
     PathKind,
     PolicyRef,
     QueryMatch,
@@ -261,16 +262,30 @@ def _http(rule: HttpRuleModel, name: str) -> HttpRule:
 
 
 def _kafka(rule: KafkaRuleModel, name: str) -> KafkaRule:
-    role, key = rule.role.lower(), rule.apiKey.lower()
+    topic, topic_kind = _named(rule.topic or None, rule.topicPrefix, rule.topicGlob)
+    group, group_kind = _named(rule.group, rule.groupPrefix)
+    transactional_id, transactional_id_kind = _named(rule.transactionalId, rule.transactionalIdPrefix)
     return KafkaRule(
         name,
-        role,
-        ROLES[role] if role else (API_KEYS[key],) if key else None,
+        rule.role.lower(),
+        API_KEYS[rule.apiKey.lower()] if rule.apiKey else None,
         int(rule.apiVersion) if rule.apiVersion else None,
         rule.clientID or None,
-        rule.topic or None,
+        topic,
         rule.action == "Deny",
+        topic_kind,
+        group,
+        group_kind,
+        transactional_id,
+        transactional_id_kind,
     )
+
+
+def _named(exact: str | None, prefix: str | None, glob: str | None = None) -> tuple[str | None, NameKind]:
+    """At most one of them is given."""
+    if prefix is not None:
+        return prefix, NameKind.PREFIX
+    return (glob, NameKind.GLOB) if glob is not None else (exact, NameKind.EXACT)
 
 
 def _header(text: str) -> HeaderMatch:

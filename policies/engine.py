@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from policies.http_rules import Entry, HttpRules
+from policies.kafka_rules import Entry as KafkaEntry
 from policies.kafka_rules import KafkaRules
 from policies.requests import HttpRequest, KafkaRequest
 from policies.ruleset import (
@@ -176,12 +177,20 @@ class Engine:
     def decide_kafka(
         self, endpoint_id: int, direction: Direction | int, peer_identity: int, port: int, request: KafkaRequest
     ) -> Verdict:
-        """`decide` for a Kafka request."""
+        """`decide` for one question of a Kafka request; the request is allowed where all of its questions are."""
         site = self._site(endpoint_id, direction, port, peer_identity, TCP)
         verdict = site.enforced.constant or site.enforced.kafka(request)
         if site.audited is None or not verdict.allow:
             return verdict
         return _with_audit(verdict, site.audited.constant or site.audited.kafka(request))
+
+    def kafka_unread(self, endpoint_id: int, direction: Direction | int, peer_identity: int, port: int) -> Verdict:
+        """The verdict on Kafka that cannot be read, as inside TLS: allowed where any request whatever would be."""
+        site = self._site(endpoint_id, direction, port, peer_identity, TCP)
+        verdict = site.enforced.constant or site.enforced.unread()
+        if site.audited is None or not verdict.allow:
+            return verdict
+        return _with_audit(verdict, site.audited.constant or site.audited.unread())
 
     def _site(self, endpoint_id: int, direction: Direction | int, port: int, identity: int, protocol: int) -> "_Site":
         key = (endpoint_id, direction, port, identity, protocol)
@@ -316,6 +325,14 @@ class _Tables:
             return entry
         return self.http_allows.find(request)
 
+    def kafka(self, request: KafkaRequest) -> KafkaEntry | None:
+        """As `http`."""
+        if self.kafka_denies.size and (entry := self.kafka_denies.find(request)) is not None:
+            return entry
+        if request.name is None:
+            return self.kafka_allows.find_any(request, self.kafka_denies)
+        return self.kafka_allows.find(request)
+
 
 class _Judge:
     """What some lines say of requests: `constant`, or what `http` and `kafka` find."""
@@ -366,12 +383,27 @@ class _Judge:
             raise AssertionError("a judge without a verdict has its tables")
         if self._kind != "kafka":
             return place.denied("a request that is not HTTP, and the rules are for HTTP")
-        if tables.kafka_denies.size and (found := tables.kafka_denies.find(request)) is not None:
-            return _denied_by(found[1], found[2])
+        entry = tables.kafka(request)
+        if entry is not None and entry.rule.deny:
+            return _denied_by(entry.line, entry.rule)
         if self._first is not None:
             return self._first
-        found = tables.kafka_allows.find(request)
-        return last if found is None else self._allowed_by(*found, place)
+        if entry is None:
+            return last
+        return self._verdicts.get(entry.order) or self._allowed_by(entry.order, entry.line, entry.rule, place)
+
+    def unread(self) -> Verdict:
+        tables, place, last = self._tables, self._place, self._last
+        if tables is None or place is None or last is None:
+            raise AssertionError("a judge without a verdict has its tables")
+        if self._kind != "kafka" or tables.kafka_denies.size:
+            return place.denied("requests cannot be read, and a rule denies some of them")
+        if self._first is not None or last.allow:
+            return self._first or last
+        entry = tables.kafka_allows.whole
+        if entry is None:
+            return place.denied("requests cannot be read, and no rule allows all of them")
+        return self._allowed_by(entry.order, entry.line, entry.rule, place)
 
     def _allowed_by(self, order: int, line: Line, rule: HttpRule | KafkaRule, place: _Place) -> Verdict:
         verdict = self._verdicts.get(order)

@@ -14,7 +14,10 @@ from ipaddress import ip_address, ip_network
 from policies.describe import peer_text, port_text, protocol_name, title
 from policies.engine import DEFAULT_ALLOW, DEFAULT_DENY, Engine, HeaderEdit, HttpRequest, KafkaRequest
 from policies.inventory import Inventory, Pod
+from policies.kafka import API_NAMES, acls
+from policies.kafka_rules import EVERY_TOPIC
 from policies.policyset import Grant, Place, PolicySet, Section
+from policies.requests import Operation, Resource
 from policies.resolve import plain_address, resolve
 from policies.ruleset import (
     MAX_PORT,
@@ -28,6 +31,7 @@ from policies.ruleset import (
     KafkaRule,
     Line,
     Mismatch,
+    NameKind,
     PathKind,
     PolicyRef,
     Reserved,
@@ -349,6 +353,34 @@ def explain(
     return Explanation(tuple(sides))
 
 
+def explain_kafka(
+    policies: PolicySet,
+    inventory: Inventory,
+    client: End,
+    server: End,
+    port: int,
+    steps: Iterable[Sequence[KafkaRequest]],
+    *,
+    probes: bool = True,
+) -> list[tuple[str, Explanation]]:
+    """`explain` for each step of a Kafka request, at each side for the question of the step that is allowed there, or
+    else for its first. The request is allowed where all steps are."""
+    found: list[tuple[str, Explanation]] = []
+    for step in steps:
+        answers = [
+            explain(policies, inventory, client, server, Question(TCP, port, kafka=asked), probes=probes)
+            for asked in step
+        ]
+        best = [
+            next((i for i, each in enumerate(answers) if each.sides[side].judgement.allow), 0)
+            for side in range(len(answers[0].sides))
+        ]
+        explanation = Explanation(tuple(answers[i].sides[side] for side, i in enumerate(best)))
+        asked = step if not explanation.allow else [step[i] for i in dict.fromkeys(best)]
+        found.append((" or ".join(map(asked_text, asked)), explanation))
+    return found
+
+
 def _to_itself(direction: Direction, pod: str) -> Side:
     """Neither the kernel nor a proxy comes between a pod and its own addresses."""
     return Side(direction, pod, pod, False, Judgement(True, DEFAULT_ALLOW, TO_ITSELF), None, ())
@@ -554,16 +586,52 @@ def _at(request: HttpRequest, path: str) -> HttpRequest:
 
 
 def _kafka_difference(rule: KafkaRule, request: KafkaRequest) -> str | None:
+    if request.operation is Operation.CLUSTER_ACTION and not rule.deny:
+        return "ClusterAction is for brokers among themselves: no rule allows it"
     alone = KafkaRule(rule.name, deny=rule.deny)
-    if rule.api_keys is not None and not matches(replace(alone, api_keys=rule.api_keys), request):
-        return f"api: {request.api_key} is not one of {', '.join(map(str, rule.api_keys))}"
+    if rule.api_key is not None and not matches(replace(alone, api_key=rule.api_key), request):
+        return f"api: {_api(request.api_key)} is not {_api(rule.api_key)}"
     if rule.api_version is not None and not matches(replace(alone, api_version=rule.api_version), request):
         return f"version: {request.api_version} is not {rule.api_version}"
     if rule.client_id is not None and not matches(replace(alone, client_id=rule.client_id), request):
         return f"client: {request.client_id} is not {rule.client_id}"
-    if rule.topic is not None and not matches(replace(alone, topic=rule.topic), request):
-        return f"topic: {request.topic} is not {rule.topic}"
-    return None if matches(rule, request) else "api and topic together are not what this rule wants"
+    if matches(rule, request):
+        return None
+    about = [acl for acl in acls(rule) if acl.resource is request.resource]
+    what = RESOURCE_NAMES[request.resource]
+    if not any(acl.operations is None or request.operation in acl.operations for acl in about):
+        who = f"role {rule.role}" if rule.role else "what it names"
+        return f"{what}: {request.operation} is not in {who}"
+    acl = about[0]
+    name = f"any {what}" if request.name is None else request.name
+    how = {NameKind.EXACT: "is not", NameKind.PREFIX: "does not begin with", NameKind.GLOB: "is not like"}[acl.kind]
+    return f"{what}: {name} {how} {acl.name}"
+
+
+RESOURCE_NAMES = {
+    Resource.TOPIC: "topic",
+    Resource.GROUP: "group",
+    Resource.CLUSTER: "cluster",
+    Resource.TRANSACTIONAL_ID: "transactional id",
+    Resource.DELEGATION_TOKEN: "delegation token",
+    Resource.USER: "user",
+}
+
+
+def _api(key: int) -> str:
+    return API_NAMES.get(key, str(key))
+
+
+def asked_text(request: KafkaRequest) -> str:
+    """`Write topic orders`, `Read any group`, `Create cluster`; "nothing" for an API that asks for nothing."""
+    if request.operation is Operation.NOTHING:
+        return "nothing"
+    what = RESOURCE_NAMES[request.resource]
+    if request.resource is Resource.TOPIC and request.name == EVERY_TOPIC:
+        return f"{request.operation} every topic"
+    if request.name is None:
+        return f"{request.operation} any {what}"
+    return f"{request.operation} {what}{f' {request.name}' if request.name else ''}"
 
 
 def matches(rule: HttpRule | KafkaRule, request: HttpRequest | KafkaRequest) -> bool:
@@ -590,6 +658,8 @@ def _check(
     if judgement.rule in (NODE_PROBE, PROTOCOL) or judgement.reason == LINK_LOCAL:
         return
     request = question.http is not None or question.kafka is not None
+    if question.kafka is not None and question.kafka.name is None and any(one.l7_denies for one in considered):
+        return  # for any resource of a kind a rule that allows and one that denies are one answer, not two
     mine = [one for one in considered if not one.audit]
     allow = not rules.enforced or _allowed(mine, rules.default_deny, request)
     audited = allow and rules.enforced and not _allowed(considered, rules.audit_default_deny, request)

@@ -293,6 +293,12 @@ _EXPECTED = {
 _PATTERNS = {
     "apiVersion": 'expected a version of the API, as "2"',
     "topic": "not the name of a topic: letters, digits, '.', '_' and '-'",
+    "topicPrefix": "not what topics begin with: letters, digits, '.', '_' and '-', at most 249; topicGlob takes '*'",
+    "topicGlob": "not a glob of topics: letters, digits, '.', '_', '-', '*' and '?', at most 249",
+    **dict.fromkeys(
+        ("group", "groupPrefix", "transactionalId", "transactionalIdPrefix"),
+        "expected 1 to 1024 characters, none of them a control character",
+    ),
 }
 
 

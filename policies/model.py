@@ -9,16 +9,18 @@ What one field can tell, its type checks (`policies.words`); what needs more tha
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
-from policies.kafka import API_KEYS, ROLES
+from policies.kafka import API_KEYS, CILIUM_ROLES, ROLES
 from policies.ruleset import MAX_PORT
 from policies.selector import NAMESPACE_LABEL
 from policies.source import quoted
 from policies.words import (
     ONLY_OURS,
+    OURS,
     RESERVED,
     AnyNamespace,
     CanonicalPath,
@@ -177,26 +179,76 @@ class HttpRuleModel(Strict):
                 yield Wrong((*place, "mismatch"), "a deny rule matches or does not: it changes no header")
 
 
-class KafkaRuleModel(Strict):
-    """Absent and "" are both no constraint. role and apiKey are case-insensitive, the others are not."""
+def _role(text: str, info: ValidationInfo) -> str:
+    role = text.lower()
+    if role in CILIUM_ROLES or (role in ROLES and info.context == OURS) or not role:
+        return text
+    if role in ROLES:
+        raise refuse(f"role {role}: only a TulleNetworkPolicy of {OURS}/v1 has it")
+    known = ROLES if info.context == OURS else CILIUM_ROLES
+    near = get_close_matches(role, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"{', '.join(known)} are known"
+    raise refuse(f"unknown role {quoted(text)}; {hint}")
 
-    role: str = ""
-    apiKey: str = ""
+
+def _api_key(text: str) -> str:
+    if not text or text.lower() in API_KEYS:
+        return text
+    near = get_close_matches(text.lower(), API_KEYS, n=1)
+    raise refuse(f"unknown API key {quoted(text)}" + (f"; did you mean {near[0]}?" if near else ""))
+
+
+type Role = Annotated[str, AfterValidator(_role)]
+type ApiKey = Annotated[str, AfterValidator(_api_key)]
+type TopicPrefix = Annotated[
+    str, Field(pattern=r"^[a-zA-Z0-9._-]{1,249}$")
+]  # a topic's name has 249 characters at most
+type TopicGlob = Annotated[str, Field(pattern=r"^[a-zA-Z0-9._*?-]{1,249}$")]
+type GroupName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,1024}$")]  # Kafka itself takes any text
+
+
+class KafkaRuleModel(Strict):
+    """Absent and "" are both no constraint in fields of Cilium; ours cannot be "". role and apiKey are
+    case-insensitive, the others are not."""
+
+    role: Role = ""
+    apiKey: ApiKey = ""
     apiVersion: Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,4})?$")] = ""
     clientID: str = ""
     topic: Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]*$", max_length=255)] = ""
     action: Annotated[Action, ONLY_OURS] = "Allow"
+    topicPrefix: Annotated[TopicPrefix | None, ONLY_OURS] = None
+    topicGlob: Annotated[TopicGlob | None, ONLY_OURS] = None
+    group: Annotated[GroupName | None, ONLY_OURS] = None
+    groupPrefix: Annotated[GroupName | None, ONLY_OURS] = None
+    transactionalId: Annotated[GroupName | None, ONLY_OURS] = None
+    transactionalIdPrefix: Annotated[GroupName | None, ONLY_OURS] = None
 
     def problems(self, path: Path) -> Iterator[Wrong]:
-        """Names that Kafka does not have, and a role beside an API key."""
-        if self.role and self.role.lower() not in ROLES:
-            yield Wrong((*path, "role"), f"unknown role {quoted(self.role)}: produce and consume are known")
-        if self.apiKey and self.apiKey.lower() not in API_KEYS:
-            yield Wrong((*path, "apiKey"), f"unknown API key {quoted(self.apiKey)}")
+        """A role beside an API key, one thing named twice, and names that the rule cannot mean."""
         if self.role and self.apiKey:
             yield Wrong((*path, "apiKey"), "a role stands for API keys: only one of role and apiKey can be given", True)
         if self.apiVersion and int(self.apiVersion) > 32767:
             yield Wrong((*path, "apiVersion"), "versions end at 32767")
+        named = {what: [name for name in names if getattr(self, name)] for what, names in _NAMED.items()}
+        for what, names in named.items():
+            if len(names) > 1:
+                yield Wrong((*path, names[1]), f"a rule names one {what}, and there is {names[0]} already", True)
+            elif names and what in _NOT_OF.get(self.role.lower(), ()):
+                message = f"role {self.role.lower()} is not about a {what}: write another rule for it"
+                yield Wrong((*path, names[0]), message, True)
+        first, *others = [names[0] for names in named.values() if names] or [""]
+        if self.action == "Deny" and others:
+            message = f"a deny rule names one thing, and there is {first}: it would deny each, not both together"
+            yield Wrong((*path, others[0]), message, True)
+
+
+_NAMED = {
+    "topic": ("topic", "topicPrefix", "topicGlob"),
+    "group": ("group", "groupPrefix"),
+    "transactional id": ("transactionalId", "transactionalIdPrefix"),
+}
+_NOT_OF = {"produce": ("group",), "consume": ("transactional id",)}
 
 
 _ONLY_TWO = "not supported: rules of http and kafka are"

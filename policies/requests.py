@@ -46,7 +46,7 @@ class Resource(StrEnum):
     GROUP = "Group"
     CLUSTER = "Cluster"
     TRANSACTIONAL_ID = "TransactionalId"
-    DELEGATION_TOKEN = "DelegationToken"
+    DELEGATION_TOKEN = "DelegationToken"  # noqa: S105  no password
     USER = "User"
 
 
@@ -54,8 +54,11 @@ class Resource(StrEnum):
 class KafkaRequest:
     """One question that a Kafka request asks of policy; a request may ask several, and each is judged for itself.
 
-    topic: kept for rules of Cilium, which ask about the topic alone; equals name where resource is TOPIC.
-    name: of the resource; None is any of its kind, which Kafka asks as `authorizeByResourceType`. CLUSTER has "".
+    topic: what the request is about, for people; equals name where resource is TOPIC.
+    name: of the resource; None is any of its kind, which Kafka asks as `authorizeByResourceType`. CLUSTER has "". A
+    topic "*", which no topic is called, is every topic, named or not.
+    The defaults are the question of an API that asks for nothing. It names nothing: with a topic, or of another
+    resource, NOTHING is no question, and no rule allows it.
     """
 
     api_key: int

@@ -150,20 +150,36 @@ class HttpRule:
     deny: bool = False
 
 
+class NameKind(StrEnum):
+    """How a name in a Kafka rule is read. GLOB: `*` stands for any run of characters, `?` for one."""
+
+    EXACT = "exact"
+    PREFIX = "prefix"
+    GLOB = "glob"
+
+
 @dataclass(frozen=True, slots=True)
 class KafkaRule:
-    """One rule of `rules.kafka` (Cilium): parts that are None ask nothing. api_keys: those of `role` or `apiKey`.
+    """One rule of `rules.kafka`: access lists, as Kafka has them, for who fits api_key, api_version and client_id
+    (`policies.kafka.acls` says which). Parts that are None ask nothing.
 
-    topic is exact. deny as in HttpRule.
+    role: produce, consume, admin or "", never beside an api_key. topic, group and transactional_id are read by their
+    kinds, the last two never as a glob.
+    deny: as in HttpRule; of a role, its main operations alone.
     """
 
     name: str
     role: str = ""
-    api_keys: tuple[int, ...] | None = None
+    api_key: int | None = None
     api_version: int | None = None
     client_id: str | None = None
     topic: str | None = None
     deny: bool = False
+    topic_kind: NameKind = NameKind.EXACT
+    group: str | None = None
+    group_kind: NameKind = NameKind.EXACT
+    transactional_id: str | None = None
+    transactional_id_kind: NameKind = NameKind.EXACT
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Beyond Cilium: our own kind, TulleNetworkPolicy of `tulle.dev/v1`, and the annotations that any document may carry.
 
 A TulleNetworkPolicy is a CiliumNetworkPolicy whose fields marked ONLY_OURS exist: `mode`, `onFailure` and `onChange` of
-a spec, `action`, `pathExact`, `pathPrefix`, `pathTemplate` and `query` of an http rule, `action` of a kafka rule.
+a spec, `action`, `pathExact`, `pathPrefix`, `pathTemplate` and `query` of an http rule, `action`, `topicPrefix`,
+`topicGlob`, `group`, `groupPrefix`, `transactionalId`, `transactionalIdPrefix` and the role `admin` of a kafka rule.
 """
 
 from collections.abc import Iterator, Mapping

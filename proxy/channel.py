@@ -22,6 +22,15 @@ class ChannelError(Exception):
     """A message that is truncated, too large or not one JSON object."""
 
 
+class CutError(ChannelError):
+    """Not all descriptors of a message could be taken: this process has no room for them. Message borders are kept, so
+    the channel is as good as before. message: what it said."""
+
+    def __init__(self, message: Message) -> None:
+        super().__init__("no room for the descriptors of a message")
+        self.message = message
+
+
 def send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:
     """Send one message; the caller still owns and closes its copies of `fds`.
 
@@ -41,7 +50,8 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
 
     Raises:
         OSError: as of recvmsg(2); EAGAIN when nothing is there.
-        ChannelError: truncated or not a JSON object; descriptors that came along are closed.
+        ChannelError: truncated or not a JSON object; CutError: not all descriptors are there. Those that came along are
+            closed.
     """
     data, ancillary, flags, _ = sock.recvmsg(
         MAX_MESSAGE, socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize), socket.MSG_CMSG_CLOEXEC
@@ -54,12 +64,17 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
         close_all(fds)
         return None
     try:
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        if flags & socket.MSG_TRUNC:
             raise ChannelError("message was cut by the kernel")
         message = json.loads(data)
         if not isinstance(message, dict):
             raise ChannelError("message is not an object")
-    except (ValueError, RecursionError, ChannelError) as error:
+        if flags & socket.MSG_CTRUNC:
+            raise CutError(message)
+    except ChannelError:
+        close_all(fds)
+        raise
+    except (ValueError, RecursionError) as error:
         close_all(fds)
         raise ChannelError(str(error)) from error
     return message, list(fds)

@@ -18,6 +18,10 @@ class Edge(Protocol):
         """Unsent bytes to the client are above the high-water mark, or it is somebody else's turn: make no more of
         them; `downstream_drained` follows. Asked once for each request."""
 
+    @property
+    def downstream_unsent(self) -> int:
+        """Bytes to the client that its socket has not taken yet."""
+
     def send_downstream(self, data: bytes | memoryview) -> None:
         """Send to the client."""
 

@@ -30,9 +30,23 @@ NAMES: Final = (
     "limit_lingering",  # reset instead of lingering
     "accept_paused",  # no descriptors or memory left
     "internal_error",  # a flow ended by an exception of ours
+    "kafka_hidden",  # resources left out of Kafka answers because policy does not show them
+    "kafka_ids_asked",  # topic ids that a broker was asked about
+    "kafka_ids_evicted",  # topic ids forgotten for want of room
+    "kafka_ids_unasked",  # topic ids of one request beyond the number that is asked about; they count as unknown
+    "kafka_late_denials",  # Produce requests denied when part of them had gone on
+    "kafka_withdrawn",  # connections closed because an answer under way may hold a topic that is no longer allowed
+    "kafka_sessions_refused",  # fetches sent back to begin a session anew
+    "kafka_tls",  # TLS where Kafka requests were to be judged
+    "limit_kafka_frame",  # frames above their size, or that took too long
+    "limit_kafka_answer",  # answers too large to be read whole
+    "limit_kafka_held",  # closed because all connections together held too much of unfinished frames
 )
 
 
-def new_counters() -> dict[str, int]:
+type Counters = dict[str, int]
+
+
+def new_counters() -> Counters:
     """All counts at zero. Counting an unknown name is a programming error and raises KeyError."""
     return dict.fromkeys(NAMES, 0)

@@ -136,6 +136,17 @@ class FlowEdge(Timed):
         if self._layer is not None and not self._finishing:
             self._layer.drain()
 
+    def rules_changed(self) -> None:
+        """Tell the layer; also where it has ended, and the client has not taken all yet."""
+        if self._layer is None or self._down.fd < 0:
+            return
+        try:
+            self._layer.rules_changed()
+            if self._unsettled:
+                self._settle()
+        except Exception:  # noqa: BLE001  as above
+            self.crashed()
+
     def go_on(self) -> None:
         """It is this flow's turn again, after its share of requests."""
         self._waits = False
@@ -159,6 +170,11 @@ class FlowEdge(Timed):
             self._waits = self._unsettled = True
             self._home.later(self)
         return True
+
+    @property
+    def downstream_unsent(self) -> int:
+        """See `proxy.commands.Edge`."""
+        return self._down.unsent
 
     def send_downstream(self, data: bytes | memoryview) -> None:
         """See `proxy.commands.Edge`."""
@@ -506,6 +522,8 @@ class FlowEdge(Timed):
             self.lingers = False
             self._home.lingering -= 1
         self._home.forget(self)
+        if self._layer is not None:
+            self._layer.closed()
 
     def _next_size(self, size: int, got: int) -> int:
         """Read big when there is much, small again when there is not."""

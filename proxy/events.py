@@ -83,3 +83,9 @@ class Layer(Protocol):
 
     def drain(self) -> None:
         """End as soon as that harms nobody."""
+
+    def rules_changed(self) -> None:
+        """Other rules are in force; the next request is judged by them."""
+
+    def closed(self) -> None:
+        """The sockets are closed. The last event; no command is of use."""

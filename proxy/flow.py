@@ -7,7 +7,7 @@ from collections.abc import Callable
 from policies.engine import Engine, HttpRequest, Verdict
 from policies.ruleset import ConnectionVerdict, Direction, PolicyRef
 from proxy.decided import Decision, Place
-from proxy.flow_event import ConnectionFacts, FlowEvent, Shape
+from proxy.flow_event import ConnectionFacts, FlowEvent, KafkaFacts, Shape
 from proxy.limits import Limits
 from proxy.policy_box import PolicyBox
 
@@ -101,6 +101,11 @@ class Flow:
         looks at its requests, or only rules in mode audit do."""
         return self.engine().connection_verdict(self.endpoint, self.direction, self.facts.identity, self.port)
 
+    def kafka_unread(self) -> Verdict:
+        """The verdict on Kafka that cannot be read: it has a permit only where any request whatever would be
+        allowed."""
+        return self.engine().kafka_unread(self.endpoint, self.direction, self.facts.identity, self.port)
+
     def audit_policies(self) -> tuple[PolicyRef, ...]:
         """The policies in mode audit that want the connection's requests judged."""
         return self.engine().audit_policies(self.endpoint, self.direction, self.facts.identity, self.port)
@@ -151,6 +156,36 @@ class Flow:
         )
         request.recorded = True
 
+    def record_kafka(
+        self,
+        request: "KafkaRequestFacts",
+        facts: KafkaFacts,
+        verdict: str,
+        reason: str,
+        rule: str,
+        policies: tuple[PolicyRef, ...] = (),
+    ) -> None:
+        """Record a decision about a Kafka request, or what became of it."""
+        late = request.recorded
+        self._emit(
+            FlowEvent(
+                time.time_ns() if late else request.time_ns,
+                request.connection,
+                verdict,
+                reason,
+                rule,
+                policies,
+                request.revision,
+                latency_ns=time.monotonic_ns() - request.began_ns if request.answered else None,
+                is_reply=late,
+                kafka=facts,
+            )
+        )
+
+    def kafka_request(self) -> "KafkaRequestFacts":
+        """What the records of a Kafka request that is judged now have in common."""
+        return KafkaRequestFacts(self.facts, self._revision)
+
     def decide(self, method: bytes, target: bytes, host: bytes) -> Decision:
         """The decision on a request of a place where none depends on headers; the target is canonical as it stands."""
         box, facts = self._box, self.facts
@@ -198,6 +233,20 @@ class RequestFacts:
         self.protocol = protocol
         self.verdict: Verdict | None = None
         self.rule = ""
+        self.answered = False
+        self.recorded = False
+
+
+class KafkaRequestFacts:
+    """What all records of one Kafka request have in common. answered, recorded: as in `RequestFacts`."""
+
+    __slots__ = ("answered", "began_ns", "connection", "recorded", "revision", "time_ns")
+
+    def __init__(self, connection: ConnectionFacts, revision: int) -> None:
+        self.time_ns = time.time_ns()
+        self.began_ns = time.monotonic_ns()
+        self.connection = connection
+        self.revision = revision
         self.answered = False
         self.recorded = False
 

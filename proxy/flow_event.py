@@ -42,8 +42,33 @@ class ConnectionFacts:
 
 
 @dataclass(slots=True)
+class KafkaFacts:
+    """A Kafka request in a record of it: one record per topic decided, else one for the request.
+
+    api: Kafka's own name of the API, "Produce"; "" for one that the table has not. client_id, topic, group,
+    transactional_id: as the client chose them; "" for none. operation, resource, name: the question that decided
+    ("Write", "Topic", "orders"; name "" for the cluster and for "any of its kind"); all "" where policy was not asked.
+    error_code: that the client gets for it, 0 for none; None where there is no answer (yet). correlation_id: of the
+    client's request.
+    """
+
+    api_key: int
+    api: str
+    api_version: int
+    client_id: str
+    correlation_id: int
+    topic: str = ""
+    group: str = ""
+    transactional_id: str = ""
+    operation: str = ""
+    resource: str = ""
+    name: str = ""
+    error_code: int | None = None
+
+
+@dataclass(slots=True)
 class FlowEvent:
-    """One decision about a request (`method` is not empty), or about a connection.
+    """One decision about a request (`method` is not empty, or `kafka` is there), or about a connection.
 
     time_ns: wall clock of the decision. verdict: FORWARDED, DROPPED (a policy, the parser or a limit refused), ERROR
     (allowed, but upstream or we failed), AUDIT. reason: a code of `[a-z_]+`, or for policy decisions the engine's
@@ -51,6 +76,7 @@ class FlowEvent:
     refused one as it was sent, but for these; "" when the head could not be read. code: the status sent downstream, 0
     for none (yet). latency_ns: request head to response head, None without one.
     is_reply: the response of a request whose own record had to go out before it (`Limits.record_s`).
+    kafka: the request, where it is one of Kafka; then method, target, host, protocol and code say nothing.
     """
 
     time_ns: int
@@ -67,6 +93,7 @@ class FlowEvent:
     code: int = 0
     latency_ns: int | None = None
     is_reply: bool = False
+    kafka: KafkaFacts | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -44,6 +44,21 @@ class Limits:
         parsed and written anew. Both mean the same; the second costs three times as much.
     record_s: a forwarded request's record waits this long for the response's status, then goes out without it.
         `observe` promises a record within 1 s of its decision.
+    kafka_pending: requests of one Kafka connection that may wait for their answers; above it the client is not read.
+        Java keeps 5 (librdkafka: up to 1000) in flight, and each costs us 1 KiB.
+    kafka_request_bytes: a request of any API but Produce. The largest that clients send name all partitions of a big
+        group: 100,000 are 3 MiB. Crossing: record and close.
+    kafka_produce_bytes: a Produce request. Brokers take 100 MiB (`socket.request.max.bytes`); what they would refuse is
+        theirs to refuse a little beyond it. Crossing: record and close.
+    kafka_hold_bytes: so much of a Produce request is kept before any of it goes on, so that a denial among several
+        topics can be told topic by topic. It is the usual `max.request.size` of a producer. Above it the request
+        streams, and a late denial costs the client its connection.
+    kafka_answer_bytes: an answer that must be read whole to be narrowed: Metadata of 100,000 partitions is 6 MiB.
+        Crossing: record and close.
+    kafka_frame_s: from the first byte of a request that is kept to its last. 8 MiB in that time is 2 Mbit/s. Crossing:
+        record and close.
+    kafka_held_bytes: of unfinished frames, all connections of a worker together. Without it 20,000 connections that
+        stop within a frame would keep 160 GB. Crossing: record and close, whoever asks for more.
     """
 
     head_bytes: int = 16 * KIB
@@ -68,3 +83,10 @@ class Limits:
     merge_slashes: bool = True
     recognise: bool = True
     record_s: float = 0.5
+    kafka_pending: int = 256
+    kafka_request_bytes: int = 8 * MIB
+    kafka_produce_bytes: int = 101 * MIB
+    kafka_hold_bytes: int = 1 * MIB
+    kafka_answer_bytes: int = 16 * MIB
+    kafka_frame_s: float = 30.0
+    kafka_held_bytes: int = 256 * MIB

@@ -8,6 +8,8 @@ waits. Sockets of our own on `add_reader` and `add_writer`, one thread, no task 
 import asyncio
 import errno
 import logging
+import os
+import resource
 import socket
 import time
 from collections import deque
@@ -21,9 +23,12 @@ from proxy.counters import new_counters
 from proxy.dial import Dialler, Upstreams
 from proxy.edge import FlowEdge
 from proxy.flow import Address, Flow, Note
-from proxy.flow_event import DROPPED, ERROR, RULE_GUARD, RULE_LIMIT, RULE_PROTOCOL, FlowEvent
+from proxy.flow_event import DROPPED, ERROR, RULE_GUARD, RULE_LIMIT, FlowEvent
+from proxy.kafka.apis import judge
+from proxy.kafka.shared import Shared
 from proxy.layers.answers import bare_answer
 from proxy.layers.http1 import Http1Layer
+from proxy.layers.kafka import KafkaLayer
 from proxy.layers.opaque import OpaqueLayer
 from proxy.layers.recognised import Patterns, RecognisedLayer
 from proxy.limits import Limits
@@ -38,6 +43,10 @@ log = logging.getLogger("tulle.proxy")
 
 TURN_S = 0.005
 """How long flows that had their share of requests go on before everybody else has a turn."""
+_KEPT_FILES = 512
+"""Descriptors that accepting leaves for what else comes: a batch of sockets from the broker, what the agent hands over
+(250 at a time), pipes, the audit file. A worker that accepted to the last one lost its agent's message, with it the
+agent's trust, and 9,650 connections (seen)."""
 _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
@@ -89,6 +98,7 @@ class Server:
         self.timers = Timers(loop)
         self.dialler = Dialler(loop, self.timers, upstreams, self.limits, self.counters)
         self.relay = Relay()
+        self._kafka = Shared(self.counters, judge)
         self.lingering = 0
         self._later: deque[FlowEdge] = deque()
         self._goes_on = False
@@ -101,6 +111,8 @@ class Server:
         self._flows: dict[int, set[FlowEdge]] = {}
         self._draining = False
         self._resting: asyncio.TimerHandle | None = None
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._last_file = files - min(_KEPT_FILES, files // 4)
         policy.subscribe(self._rules_changed)
 
     # ---- for the worker
@@ -219,12 +231,16 @@ class Server:
                     return
                 continue  # the client was gone before we came (accept(2): network errors of the new socket)
             self.counters["accepted"] += 1
+            full = sock.fileno() >= self._last_file
             try:
                 self._take(sock, client, listener)
             except Exception:
                 log.exception("a connection could not be taken endpoint=%d", listener.endpoint)
                 self.counters["internal_error"] += 1
                 sock.close()
+            if full:
+                self._rest(listener, OSError(errno.EMFILE, "nearly all descriptors are in use"))
+                return
 
     def _rest(self, listener: Listener, error: OSError) -> None:
         """Nothing is left to accept with: wait for flows to end. The connections wait in the backlog meanwhile."""
@@ -241,10 +257,23 @@ class Server:
         self._resting = self.loop.call_later(self.limits.accept_pause_s, self._resume)
 
     def _resume(self) -> None:
+        if self._full():
+            self.counters["accept_paused"] += 1
+            self._resting = self.loop.call_later(self.limits.accept_pause_s, self._resume)
+            return
         self._resting = None
         for listeners in self._listeners.values():
             for listener in listeners:
                 self.watch.add(listener.sock.fileno(), READ, listener.readable)
+
+    def _full(self) -> bool:
+        """Whether the next descriptor is one that is kept. The kernel gives the lowest that is free (open(2))."""
+        try:
+            fd = os.dup(self.watch.fileno)
+        except OSError:
+            return True
+        os.close(fd)
+        return fd >= self._last_file
 
     def _flow(self, listener: Listener, client: Address, original: Address) -> Flow:
         return Flow(
@@ -296,16 +325,10 @@ class Server:
             edge.reset()
             return
         protocol, passes = place.protocol, place.passes
-        if protocol not in ("", "http") and not passes:
+        if protocol == "conflict" and not passes:
             verdict = flow.verdict_on_connection()
-            conflict = protocol == "conflict"
             self.counters["unjudged_protocol"] += 1
-            flow.record(
-                DROPPED,
-                verdict.reason if conflict else "kafka rules are not enforced yet",
-                verdict.rule if conflict else RULE_PROTOCOL,
-                verdict.policies,
-            )
+            flow.record(DROPPED, verdict.reason, verdict.rule, verdict.policies)
             edge.reset()
             return
         edges = self._flows.setdefault(endpoint, set())
@@ -325,22 +348,24 @@ class Server:
                 edge.start(Http1Layer(flow, edge, self._patterns.limits, lenient=passes, quick=quick))
             else:
                 edge.start(quick)
+        elif protocol == "kafka":
+            edge.start(KafkaLayer(flow, edge, self._kafka, lenient=passes))
         else:
             edge.start(OpaqueLayer(flow, edge, unjudged=f"{protocol} rules cannot be judged yet" if protocol else ""))
 
     def _rules_changed(self) -> None:
-        """Opaque flows cannot be judged request by request: those no longer allowed end now. Others end now where a
-        policy wants that (`onChange: close-denied`), and meet the change at their next request where none does."""
+        """Flows that are no longer allowed end now where a policy wants that (`onChange: close-denied`), and meet the
+        change at their next request where none does. What cannot wait for one, layers see to: opaque bytes, and answers
+        under way that may hold what is denied now (`Layer.rules_changed`)."""
         for edges in list(self._flows.values()):
             for edge in list(edges):
                 flow = edge.flow
                 if edge.opaque:
-                    if flow.judge().enforced.answer is not Answer.ALLOW:
-                        self.counters["opaque_closed"] += 1
-                        flow.record(DROPPED, "opaque_no_longer_allowed", RULE_GUARD)
-                        edge.reset()
+                    edge.rules_changed()
                 elif flow.closes_denied and not edge.ending and flow.judge().answer is Answer.DENY:
                     self.counters["denied_closed"] += 1
                     verdict = flow.verdict_on_connection()
                     flow.record(DROPPED, "no_longer_allowed", verdict.rule, verdict.policies)
                     edge.reset()
+                else:
+                    edge.rules_changed()

@@ -24,6 +24,8 @@ MAX_TARGET = 1024
 """Sockets of one kind at most: at 10,000 connections/s a tenth of a second, and about 4 MiB of kernel memory."""
 BATCH = 240
 """Sockets asked for in one message; the broker sends no more (`channel.MAX_FDS`)."""
+CUT_PAUSE_S = 0.1
+"""Until the next batch is asked for when there was no room for the descriptors of the last."""
 COVER = 4
 LOOK_S = 1.0
 """How often a stock that has grown is looked at, whether it is still needed."""
@@ -179,7 +181,7 @@ class Stock:
         except OSError:
             self._lose_broker()
 
-    def _ask_again(self, kind: _Kind, serial: int) -> None:
+    def _ask_again(self, kind: _Kind, serial: int | None) -> None:
         if kind.asked == serial and self._kinds.get(kind.key) is kind:
             kind.asked = None
             self._refill(kind)
@@ -190,6 +192,9 @@ class Stock:
         try:
             received = channel.receive(self._broker)
         except BlockingIOError:
+            return
+        except channel.CutError as error:
+            self._cut(error.message)
             return
         except (OSError, channel.ChannelError) as error:
             log.warning("broker: %s", error)
@@ -215,6 +220,14 @@ class Stock:
             self._loop.call_soon(kind.waiting.popleft())
         if message.get("error") is None and len(kind.have) < kind.target:
             self._refill(kind)
+
+    def _cut(self, message: channel.Message) -> None:
+        """This process has no descriptors left for a batch: ask again, for less, when some flows may have ended."""
+        log.warning("broker: no descriptors left for a batch of sockets")
+        kind = self._kinds.get((message["endpoint"], message["direction"], message["family"]))  # type: ignore[arg-type]
+        if kind is not None and kind.asked == message["serial"]:
+            kind.target = FIRST_TARGET
+            self._loop.call_later(CUT_PAUSE_S, self._ask_again, kind, kind.asked)
 
     def _lose_broker(self) -> None:
         if self._broker is not None:

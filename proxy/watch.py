@@ -46,6 +46,11 @@ class Watch:
         self.quiet = True
         """Whether the last turn brought nothing."""
 
+    @property
+    def fileno(self) -> int:
+        """Its own descriptor."""
+        return self._epoll.fileno()
+
     def add(self, fd: int, events: int, handler: Handler) -> None:
         """Call `handler` when one of `events` (READ, WRITE) is there, or when the connection broke."""
         self._epoll.register(fd, events)

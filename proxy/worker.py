@@ -126,6 +126,10 @@ class Worker:
             received = channel.receive(sock)
         except BlockingIOError:
             return
+        except channel.CutError as error:  # the agent is told, and the channel stays
+            log.error("control: '%s' failed: %s", error.message.get("op"), error)
+            self._answer(sock, {"id": error.message.get("id"), "ok": False, "error": str(error)})
+            return
         except (OSError, channel.ChannelError) as error:
             log.warning("control: %s", error)
             received = None
@@ -142,6 +146,9 @@ class Worker:
             channel.close_all(fds)
             log.error("control: '%s' failed: %r", message.get("op"), error)
             answer |= {"ok": False, "error": f"{type(error).__name__}: {error}"}
+        self._answer(sock, answer)
+
+    def _answer(self, sock: socket.socket, answer: channel.Message) -> None:
         try:
             channel.send(sock, answer | self._state())
         except OSError as error:

@@ -1,17 +1,23 @@
 """Fields of one message in one version: bytes to a tree, and a tree to bytes.
 
-A tree is plain: a struct is a dict with Kafka's own field names, an array a list, a UUID 16 bytes, `bytes` and `records` a
-memoryview of the frame (nothing is copied), a string a str. A field that the version has not is not in the tree; a tagged
-field that was not sent has its default. What a sender tagged and the definitions do not know is under UNKNOWN, as
-[(tag, bytes)].
+A tree is plain: a struct is a dict with Kafka's own field names, an array a list, a UUID 16 bytes, a string a str,
+`bytes` and `records` a memoryview of the frame (nothing is copied). A field that the version has not is not in the
+tree; a tagged field that was not sent has its default. What a sender tagged and the definitions do not know is under
+UNKNOWN, as [(tag, bytes)].
+
+How reading works: every struct of every message is compiled once into a list of steps, and one loop (`_loop`) takes all
+elements of an array through it. A field is a step, not a call: calls are what decoding costs in Python.
 
 Bounds: nothing is made for what a length promises, only for what is there, and one frame makes at most so many objects
-(`Reader.left`). Encoding rules: the Kafka protocol guide, KIP-482 (flexible versions).
+(`Reader.left`). Encoding rules: the Kafka protocol guide, KIP-482 (flexible versions). Where Kafka's own reader is
+lenient (lengths below -1, varints that lose bits, tags in any order or of another length than said) this one refuses.
 """
 
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from typing import Any, Final
 
 from parsers.errors import LocalProtocolError, RemoteProtocolError
@@ -21,7 +27,10 @@ UNKNOWN: Final = "_unknown"
 """Name of the list of tagged fields that the definitions do not know; only in a tree that has some."""
 
 MAX_ELEMENTS: Final = 200_000
-"""Structs, strings and numbers that one frame may hold. A Produce of 1,000 partitions has some 5,000."""
+"""Objects (structs and the values in them) of one request: some 20 MB. A Produce of 1,000 partitions has 3,000."""
+
+MAX_ANSWER_ELEMENTS: Final = 1_000_000
+"""Of one response, some 100 MB: a Metadata answer on 10,000 topics of 9 partitions with 3 replicas."""
 
 type Tree = dict[str, Any]
 
@@ -31,7 +40,8 @@ class Incomplete(Exception):
 
 
 class Reader:
-    """Where reading is in a frame. left: objects that may still be made. partial: more bytes may come."""
+    """Where reading is in a frame. left: objects that may still be made. partial: more bytes may come. unknown: tagged
+    fields so far that the definitions do not know."""
 
     __slots__ = ("at", "data", "left", "partial", "unknown", "view")
 
@@ -41,22 +51,13 @@ class Reader:
         self.at = at
         self.left = left
         self.partial = partial
-        self.unknown = 0  # tagged fields that the definitions do not know
-
-    def take(self, size: int) -> memoryview:
-        """The next so many bytes; never copied."""
-        at = self.at
-        end = at + size
-        if end > len(self.data):
-            raise self.short()
-        self.at = end
-        return self.view[at:end]
+        self.unknown = 0
 
     def short(self) -> Exception:
         """What to raise when a field goes on behind the last byte."""
-        return (
-            Incomplete() if self.partial else RemoteProtocolError("truncated", detail="a field ends behind the frame")
-        )
+        if self.partial:
+            return Incomplete()
+        return RemoteProtocolError("truncated", detail="a field ends behind the frame")
 
     def spend(self, count: int) -> None:
         """Account for so many objects."""
@@ -66,6 +67,7 @@ class Reader:
 
 
 type Read = Callable[[Reader], Any]
+type ReadMany = Callable[[Reader, int], list[Any]]
 type Write = Callable[[list[bytes | memoryview], Any], None]
 
 _FIXED: Final = {
@@ -74,294 +76,360 @@ _FIXED: Final = {
 _INT16, _INT32 = struct.Struct(">h"), struct.Struct(">i")
 _ZERO_UUID: Final = bytes(16)
 _MAX_LENGTH: Final = 0x7FFFFFFF
+MAX_STRING: Final = 0x7FFF
+_BYTE: Final = [bytes((value,)) for value in range(256)]
 
 
 # ---- reading
 
 
-def _uvarint(r: Reader) -> int:
-    """An unsigned varint of at most 31 bits. Java's reader drops what is above 32 bits and takes the rest for negative, so
-    there is one way to read only what fits."""
-    data = r.data
-    at = r.at
-    try:
+def uvarint(data: bytes | bytearray | memoryview, at: int) -> tuple[int, int]:
+    """An unsigned varint of at most 31 bits, and where it ends. Java's reader drops what is above 32 bits and takes the
+    rest for negative, so there is one way to read only what fits.
+
+    Raises:
+        RemoteProtocolError: it is longer. IndexError: it goes on behind the last byte.
+    """
+    value = shift = 0
+    while True:
         byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            r.at = at + 1
-            return byte
-        value = byte & 0x7F
-        for shift in (7, 14, 21, 28):
-            at += 1
-            byte = data[at]
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                if value > _MAX_LENGTH:
-                    break
-                r.at = at + 1
-                return value
-    except IndexError:
-        raise r.short() from None
+            if value > _MAX_LENGTH:
+                break
+            return value, at
+        shift += 7
+        if shift > 28:
+            break
     raise RemoteProtocolError("bad_varint")
 
 
-def _fixed(kind: str) -> Read:
-    packed = struct.Struct(">" + _FIXED[kind])
-    unpack, size = packed.unpack_from, packed.size
+# Steps of a struct: (what, name, argument, nullable). From _COMPACT on a length is a varint; the rest is in `_loop`.
+_ONE, _RUN, _CALL, _STRING, _BYTES, _ARRAY = range(6)
+_COMPACT: Final = 8
+type _Step = tuple[int, str, Any, bool]
 
-    def read(r: Reader) -> Any:
+
+@dataclass(frozen=True, slots=True)
+class _Elements:
+    """How the elements of an array are read. least: bytes that one takes at least. weight: objects that one makes."""
+
+    read: ReadMany
+    least: int
+    weight: int
+
+
+def _struct(fields: tuple[Field, ...], version: int, *, flexible: bool) -> ReadMany:
+    """Reads so many structs of these fields, behind which tagged ones follow in a flexible version."""
+    steps = _steps(_untagged(fields, version), version, flexible=flexible)
+    return _loop(steps, _tagged(fields, version) if flexible else None)
+
+
+def _loop(steps: list[_Step], tags: "_Tagged | None" = None) -> ReadMany:
+    """Takes so many structs through these steps. tags: of the fields that may follow, tagged; None where none can."""
+    known, constants, makers = tags or ({}, {}, [])
+    has_tags = tags is not None
+    int16, int32 = _INT16.unpack_from, _INT32.unpack_from
+
+    def read(r: Reader, count: int) -> list[Any]:
+        data, at, size = r.data, r.at, len(r.data)
+        made: list[Any] = []
         try:
-            (value,) = unpack(r.data, r.at)
-        except struct.error:
+            for _ in range(count):
+                tree: Tree = {}
+                for what, name, arg, nullable in steps:
+                    if what < _STRING:
+                        if what == _ONE:
+                            unpack, width = arg
+                            (tree[name],) = unpack(data, at)
+                            at += width
+                        elif what == _RUN:
+                            names, unpack, width = arg
+                            tree.update(zip(names, unpack(data, at), strict=True))
+                            at += width
+                        else:
+                            r.at = at
+                            tree[name] = arg(r)
+                            at = r.at
+                        continue
+                    if what >= _COMPACT:
+                        what -= _COMPACT
+                        length = data[at]
+                        at += 1
+                        if length >= 0x80:
+                            length, at = uvarint(data, at - 1)
+                        length -= 1
+                    elif what == _STRING:
+                        (length,) = int16(data, at)
+                        at += 2
+                    else:
+                        (length,) = int32(data, at)
+                        at += 4
+                    if length < 0:
+                        if length < -1 or not nullable:
+                            raise RemoteProtocolError("bad_length" if length < -1 else "null_not_allowed")
+                        tree[name] = None
+                    elif what == _ARRAY:
+                        if length * arg.least > size - at and not r.partial:
+                            raise RemoteProtocolError("truncated", detail="an array is longer than the frame")
+                        r.left -= length * arg.weight
+                        if r.left < 0:
+                            raise RemoteProtocolError("too_many_elements")
+                        r.at = at
+                        tree[name] = arg.read(r, length)
+                        at = r.at
+                    else:
+                        end = at + length
+                        if what == _STRING:
+                            if length > MAX_STRING:
+                                raise RemoteProtocolError("bad_length", detail="strings end at 32767 bytes")
+                            if end > size:
+                                raise r.short()
+                            tree[name] = data[at:end].decode()
+                        else:
+                            if end > size:
+                                raise r.short()
+                            tree[name] = r.view[at:end]
+                        at = end
+                if has_tags:
+                    if known:
+                        tree.update(constants)
+                        for name, make in makers:
+                            tree[name] = make()
+                    if data[at]:
+                        r.at = at
+                        _tags(r, tree, known)
+                        at = r.at
+                    else:  # no tagged field, nearly always
+                        at += 1
+                made.append(tree)
+        except (IndexError, struct.error):
             raise r.short() from None
-        r.at += size
-        return value
+        except UnicodeDecodeError:
+            raise RemoteProtocolError("not_utf8") from None
+        r.at = at
+        return made
 
     return read
+
+
+def _untagged(fields: tuple[Field, ...], version: int) -> tuple[Field, ...]:
+    return tuple(field for field in fields if field.in_version(version) and not field.tagged_in(version))
+
+
+def _steps(fields: tuple[Field, ...], version: int, *, flexible: bool) -> list[_Step]:
+    """Steps for these fields, all of which the version has. Numbers that follow each other are one step."""
+    steps: list[_Step] = []
+    for is_fixed, group in groupby(fields, key=lambda field: field.type in _FIXED):
+        if is_fixed:
+            run = list(group)
+            packed = struct.Struct(">" + "".join(_FIXED[field.type] for field in run))
+            if len(run) == 1:
+                steps.append((_ONE, run[0].name, (packed.unpack_from, packed.size), False))
+            else:
+                names = tuple(field.name for field in run)
+                steps.append((_RUN, "", (names, packed.unpack_from, packed.size), False))
+        else:
+            steps += (_step(field, version, flexible=flexible and field.flexible) for field in group)
+    return steps
+
+
+def _step(field: Field, version: int, *, flexible: bool) -> _Step:
+    compact = _COMPACT if flexible else 0
+    kind, nullable = field.type, field.nullable_in(version)
+    if kind.startswith("[]"):
+        return _ARRAY + compact, field.name, _elements(field, kind[2:], version, flexible=flexible), nullable
+    if kind == "string":
+        return _STRING + compact, field.name, None, nullable
+    if kind in ("bytes", "records"):
+        return _BYTES + compact, field.name, None, nullable
+    if kind == "uuid":
+        return _CALL, field.name, _uuid, False
+    inner = _struct(field.fields, version, flexible=flexible)
+    return _CALL, field.name, _nullable_struct(inner) if nullable else lambda r: inner(r, 1)[0], False
 
 
 def _uuid(r: Reader) -> bytes:
-    return bytes(r.take(16))
+    at = r.at
+    value = r.data[at : at + 16]
+    if len(value) < 16:
+        raise r.short()
+    r.at = at + 16
+    return value
 
 
-def _length(r: Reader, packed: struct.Struct) -> int:
-    try:
-        (length,) = packed.unpack_from(r.data, r.at)
-    except struct.error:
-        raise r.short() from None
-    r.at += packed.size
-    return length
-
-
-def _length_reader(kind: str, *, compact: bool) -> Read:
-    """Length of a string (int16), or of bytes, records and arrays (int32); -1 for null. Compact: one more, as uvarint."""
-    if compact:
-        return lambda r: _uvarint(r) - 1
-    packed = _INT16 if kind == "string" else _INT32
-    return lambda r: _length(r, packed)
-
-
-def _checked(length: int, *, nullable: bool) -> bool:
-    """Whether there is a value. Raises where the length can be read no way."""
-    if length >= 0:
-        return True
-    if length == -1 and nullable:
-        return False
-    raise RemoteProtocolError("bad_length" if length < -1 else "null_not_allowed")
-
-
-def _string(*, compact: bool, nullable: bool) -> Read:
-    length_of = _length_reader("string", compact=compact)
-
-    def read(r: Reader) -> str | None:
-        length = length_of(r)
-        if length < 0:
-            _checked(length, nullable=nullable)
-            return None
-        if length > 0x7FFF:
-            raise RemoteProtocolError("bad_length", detail="strings end at 32767 bytes")
-        at = r.at
-        end = at + length
-        if end > len(r.data):
-            raise r.short()
-        r.at = end
-        r.spend(1)
-        try:
-            return r.data[at:end].decode()
-        except UnicodeDecodeError:
-            raise RemoteProtocolError("not_utf8") from None
-
-    return read
-
-
-def _bytes(*, compact: bool, nullable: bool) -> Read:
-    length_of = _length_reader("bytes", compact=compact)
-
-    def read(r: Reader) -> memoryview | None:
-        length = length_of(r)
-        return r.take(length) if _checked(length, nullable=nullable) else None
-
-    return read
-
-
-def _array(kind: str, element: Read, *, compact: bool, nullable: bool) -> Read:
-    length_of = _length_reader("array", compact=compact)
-    packed = _FIXED.get(kind)
-    size = struct.calcsize(">" + packed) if packed else 1
-
-    def read(r: Reader) -> list[Any] | None:
-        length = length_of(r)
-        if not _checked(length, nullable=nullable):
-            return None
-        if length * size > len(r.data) - r.at and not r.partial:
-            raise RemoteProtocolError("truncated", detail="an array is longer than the frame")
-        r.spend(length)
-        if packed is not None:
-            view = r.take(length * size)
-            return list(struct.unpack(f">{length}{packed}", view))
-        return [element(r) for _ in range(length)]
-
-    return read
-
-
-def _field_read(field: Field, version: int, *, flexible: bool) -> Read:
-    flexible = flexible and field.flexible
-    nullable = field.nullable_in(version)
-    kind = field.type
-    if kind.startswith("[]"):
-        inner = kind.removeprefix("[]")
-        return _array(
-            inner, _one_read(field, inner, version, flexible, nullable=False), compact=flexible, nullable=nullable
-        )
-    return _one_read(field, kind, version, flexible, nullable=nullable)
-
-
-def _one_read(field: Field, kind: str, version: int, flexible: bool, *, nullable: bool) -> Read:
-    if kind in _FIXED:
-        return _fixed(kind)
-    if kind == "uuid":
-        return _uuid
-    if kind == "string":
-        return _string(compact=flexible, nullable=nullable)
-    if kind in ("bytes", "records"):
-        return _bytes(compact=flexible, nullable=nullable)
-    inner = _struct_read(field.fields, version, flexible=flexible)
-    return _nullable_struct(inner) if nullable else inner
-
-
-def _nullable_struct(inner: Read) -> Read:
-    present = _fixed("int8")
+def _nullable_struct(inner: ReadMany) -> Read:
+    """A byte first: below zero is null (KIP-893)."""
 
     def read(r: Reader) -> Tree | None:
-        return None if present(r) < 0 else inner(r)
-
-    return read
-
-
-def _struct_read(fields: tuple[Field, ...], version: int, *, flexible: bool) -> Read:
-    """A struct. Fields of fixed size that follow each other are read in one go."""
-    steps: list[tuple[str, Read | None, tuple[str, ...], struct.Struct]] = []
-    run: list[tuple[str, str]] = []
-    tagged: dict[int, tuple[str, Read]] = {}
-    absent: list[tuple[Field, Callable[[], Any]]] = []
-
-    def close_run() -> None:
-        if run:
-            packed = struct.Struct(">" + "".join(_FIXED[kind] for _, kind in run))
-            steps.append(("", None, tuple(name for name, _ in run), packed))
-            run.clear()
-
-    for field in fields:
-        if field.tagged_in(version):
-            tagged[field.tag] = (field.name, _field_read(field, version, flexible=flexible))
-            absent.append((field, default_of(field, version)))
-        elif field.in_version(version):
-            if field.type in _FIXED:
-                run.append((field.name, field.type))
-            else:
-                close_run()
-                steps.append((field.name, _field_read(field, version, flexible=flexible), (), _INT16))
-    close_run()
-
-    def read(r: Reader) -> Tree:
-        tree: Tree = {}
-        for name, one, many, packed in steps:
-            if one is not None:
-                tree[name] = one(r)
-            else:
-                at = r.at
-                try:
-                    tree.update(zip(many, packed.unpack_from(r.data, at), strict=True))
-                except struct.error:
-                    raise r.short() from None
-                r.at = at + packed.size
-        if flexible:
-            for field, make in absent:
-                tree[field.name] = make()
-            if r.at < len(r.data) and not r.data[r.at]:
-                r.at += 1  # no tagged field, nearly always
-            else:
-                _tags(r, tree, tagged)
+        at = r.at
+        r.at = at + 1
+        if r.data[at] >= 0x80:
+            return None
+        tree: Tree = inner(r, 1)[0]
         return tree
 
     return read
 
 
-def _tags(r: Reader, tree: Tree, known: dict[int, tuple[str, Read]]) -> None:
-    """Tagged fields. KIP-482 wants them in the order of their tags: any other order, and the same tag twice, could be read
-    in two ways."""
+def _elements(field: Field, kind: str, version: int, *, flexible: bool) -> _Elements:
+    """Of an array; a null element there is nowhere."""
+    if kind in _FIXED:
+        return _Elements(_numbers(_FIXED[kind]), struct.calcsize(">" + _FIXED[kind]), 1)
+    if kind == "uuid":
+        return _Elements(lambda r, count: [_uuid(r) for _ in range(count)], 16, 1)
+    if kind in ("string", "bytes", "records"):
+        what = (_STRING if kind == "string" else _BYTES) + (_COMPACT if flexible else 0)
+        one = _loop([(what, "", None, False)])
+        return _Elements(lambda r, count: [tree[""] for tree in one(r, count)], 1 if flexible else 2, 2)
+    return _Elements(
+        _struct(field.fields, version, flexible=flexible),
+        _least(field.fields, version, flexible=flexible),
+        _weight(field.fields, version),
+    )
+
+
+def _numbers(letter: str) -> ReadMany:
+    ready = [struct.Struct(f">{count}{letter}") for count in range(8)]
+
+    def read(r: Reader, count: int) -> list[Any]:
+        packed = ready[count] if count < len(ready) else struct.Struct(f">{count}{letter}")
+        values = list(packed.unpack_from(r.data, r.at))
+        r.at += packed.size
+        return values
+
+    return read
+
+
+def _least(fields: tuple[Field, ...], version: int, *, flexible: bool) -> int:
+    """Bytes that a struct takes at least."""
+    total = int(flexible)
+    for field in _untagged(fields, version):
+        compact = flexible and field.flexible
+        if field.type in _FIXED:
+            total += struct.calcsize(">" + _FIXED[field.type])
+        elif field.type == "uuid":
+            total += 16
+        elif field.fields and not field.type.startswith("[]") and not field.nullable_in(version):
+            total += _least(field.fields, version, flexible=compact)
+        elif compact or (field.fields and not field.type.startswith("[]")):
+            total += 1
+        else:
+            total += 2 if field.type == "string" else 4
+    return total
+
+
+def _weight(fields: tuple[Field, ...], version: int) -> int:
+    """Objects that a struct makes, arrays apart, which account for themselves."""
+    total = 1
+    for field in fields:
+        if field.in_version(version):
+            is_struct = bool(field.fields) and not field.type.startswith("[]")
+            total += _weight(field.fields, version) if is_struct else 1
+    return total
+
+
+type _Known = dict[int, tuple[str, ReadMany]]
+type _Makers = list[tuple[str, Callable[[], Any]]]
+type _Tagged = tuple[_Known, Tree, _Makers]
+
+
+def _tagged(fields: tuple[Field, ...], version: int) -> _Tagged:
+    """Tagged fields of a struct by tag, and what stands for those that are not sent: values that may be shared, and
+    those that must be made anew."""
+    known: _Known = {}
+    constants: Tree = {}
+    makers: _Makers = []
+    for field in fields:
+        if not field.tagged_in(version):
+            continue
+        known[field.tag] = (field.name, _loop(_steps((field,), version, flexible=True)))
+        value = default_of(field, version)()
+        if isinstance(value, list | dict):
+            makers.append((field.name, default_of(field, version)))
+        else:
+            constants[field.name] = value
+    return known, constants, makers
+
+
+def _tags(r: Reader, tree: Tree, known: _Known) -> None:
+    """Tagged fields. KIP-482 wants them in the order of their tags: any other order, and the same tag twice, could be
+    read in two ways."""
+    data = r.data
     last = -1
-    for _ in range(_uvarint(r)):
-        tag, size = _uvarint(r), _uvarint(r)
+    count, r.at = uvarint(data, r.at)
+    for _ in range(count):
+        tag, at = uvarint(data, r.at)
+        size, at = uvarint(data, at)
         if tag <= last:
             raise RemoteProtocolError("tags_out_of_order")
         last = tag
-        r.spend(1)
-        end = r.at + size
-        if end > len(r.data):
+        end = at + size
+        if end > len(data):
             raise r.short()
+        r.at = at
+        r.spend(2)
         if tag in known:
             name, read = known[tag]
-            tree[name] = read(r)
+            tree[name] = read(r, 1)[0][name]
             if r.at != end:
                 raise RemoteProtocolError("bad_tag_length")
         else:
             r.unknown += 1
-            tree.setdefault(UNKNOWN, []).append((tag, bytes(r.take(size))))
+            tree.setdefault(UNKNOWN, []).append((tag, data[at:end]))
+            r.at = end
 
 
 def default_of(field: Field, version: int) -> Callable[[], Any]:
     """Makes the value of a field that is not there."""
     kind, given = field.type, field.default
+    if field.null_by_default:
+        return lambda: None
     if kind.startswith("[]"):
-        return (lambda: None) if field.null_by_default else list
+        return list
     if field.fields:
-        return (lambda: None) if field.null_by_default else (lambda: default_tree(field.fields, version))
+        makers = [(each.name, default_of(each, version)) for each in field.fields if each.in_version(version)]
+        tree = {name: make() for name, make in makers}
+        if not any(isinstance(value, list | dict) for value in tree.values()):
+            return tree.copy
+        return lambda: {name: make() for name, make in makers}
+    value: Any
     if kind == "uuid":
-        return lambda: _ZERO_UUID
-    if kind == "string":
-        value: Any = given if given is not None or field.null_by_default else ""
+        value = _ZERO_UUID
     elif kind in ("bytes", "records"):
-        value = None if field.null_by_default else b""
+        value = b""
+    elif kind == "string":
+        value = "" if given is None else given
     elif kind == "bool":
         value = bool(given)
     elif kind == "float64":
         value = float(str(given or 0))
     else:
-        value = given if given is not None else 0
+        value = given or 0
     return lambda: value
 
 
 def default_tree(fields: tuple[Field, ...], version: int) -> Tree:
     """A struct of defaults, of the fields that a version has."""
-    return {
-        field.name: default_of(field, version)()
-        for field in fields
-        if field.in_version(version) or field.tagged_in(version)
-    }
+    return {field.name: default_of(field, version)() for field in fields if field.in_version(version)}
 
 
 @cache
 def body_reader(message: Message, version: int) -> Read:
     """Reads the body of a message in one version. Raises RemoteProtocolError, Incomplete for a partial reader."""
-    return _struct_read(message.fields, version, flexible=message.is_flexible(version))
+    flexible = message.is_flexible(version)
+    read = _struct(message.fields, version, flexible=flexible)
+    return lambda r: read(r, 1)[0]
 
 
 @cache
 def prefix_reader(message: Message, version: int, until: str) -> Read:
     """Reads the fields before `until`, of the top level; the reader then stands at that field."""
     names = [field.name for field in message.fields]
-    fields = tuple(
-        field for field in message.fields[: names.index(until)] if not field.tagged_in(version)
-    )  # tagged fields stand at the end
-    flexible = message.is_flexible(version)
-    readers = [
-        (field.name, _field_read(field, version, flexible=flexible)) for field in fields if field.in_version(version)
-    ]
-
-    def read(r: Reader) -> Tree:
-        return {name: one(r) for name, one in readers}
-
-    return read
+    fields = _untagged(message.fields[: names.index(until)], version)  # tagged fields stand at the end
+    read = _loop(_steps(fields, version, flexible=message.is_flexible(version)))
+    return lambda r: read(r, 1)[0]
 
 
 # ---- writing
@@ -379,10 +447,8 @@ def _write_uvarint(out: list[bytes | memoryview], value: int) -> None:
     out.append(bytes(made))
 
 
-_BYTE: Final = [bytes((value,)) for value in range(256)]
-
-
 def _length_writer(kind: str, *, compact: bool) -> Callable[[list[bytes | memoryview], int], None]:
+    """Of strings (int16), bytes, records and arrays (int32); -1 is null. Compact: one more, as uvarint."""
     if compact:
         return lambda out, length: _write_uvarint(out, length + 1)
     packed = _INT16 if kind == "string" else _INT32
@@ -395,8 +461,7 @@ def _field_write(field: Field, version: int, *, flexible: bool) -> Write:
     kind = field.type
     if not kind.startswith("[]"):
         return _one_write(field, kind, version, flexible, nullable=nullable)
-    inner = kind.removeprefix("[]")
-    element = _one_write(field, inner, version, flexible, nullable=False)
+    element = _one_write(field, kind[2:], version, flexible, nullable=False)
     write_length = _length_writer("array", compact=flexible)
 
     def write(out: list[bytes | memoryview], value: Any) -> None:
@@ -421,7 +486,7 @@ def _one_write(field: Field, kind: str, version: int, flexible: bool, *, nullabl
         packed = struct.Struct(">" + _FIXED[kind])
         return lambda out, value: out.append(packed.pack(value))
     if kind == "uuid":
-        return lambda out, value: out.append(bytes(value))
+        return _write_uuid
     if kind in ("string", "bytes", "records"):
         write_length = _length_writer(kind, compact=flexible)
 
@@ -430,7 +495,11 @@ def _one_write(field: Field, kind: str, version: int, flexible: bool, *, nullabl
                 _allow_null(field, nullable=nullable)
                 write_length(out, -1)
                 return
-            data = value.encode() if kind == "string" else value
+            data = value
+            if kind == "string":
+                data = value.encode()
+                if len(data) > MAX_STRING:
+                    raise LocalProtocolError(f"{field.name} is longer than {MAX_STRING} bytes")
             write_length(out, len(data))
             out.append(data)
 
@@ -447,26 +516,31 @@ def _one_write(field: Field, kind: str, version: int, flexible: bool, *, nullabl
     return write_nullable
 
 
+def _write_uuid(out: list[bytes | memoryview], value: bytes) -> None:
+    if len(value) != 16:
+        raise LocalProtocolError(f"a UUID has 16 bytes, not {len(value)}")
+    out.append(value)
+
+
 def _struct_write(fields: tuple[Field, ...], version: int, *, flexible: bool) -> Write:
     plain = [
-        (field.name, _field_write(field, version, flexible=flexible), default_of(field, version))
-        for field in fields
-        if field.in_version(version) and not field.tagged_in(version)
+        (field.name, _field_write(field, version, flexible=flexible), default_of(field, version)())
+        for field in _untagged(fields, version)
     ]
     tagged = [
-        (field.tag, field.name, _field_write(field, version, flexible=flexible), default_of(field, version))
+        (field.tag, field.name, _field_write(field, version, flexible=flexible), default_of(field, version)())
         for field in sorted(fields, key=lambda field: field.tag)
         if field.tagged_in(version)
     ]
 
     def write(out: list[bytes | memoryview], tree: Tree) -> None:
-        for name, one, make in plain:
-            one(out, tree[name] if name in tree else make())
+        for name, one, default in plain:
+            one(out, tree.get(name, default))
         if not flexible:
             return
         parts: list[tuple[int, bytes]] = list(tree.get(UNKNOWN, ()))
-        for tag, name, one, make in tagged:
-            if name in tree and tree[name] != make():
+        for tag, name, one, default in tagged:
+            if name in tree and tree[name] != default:
                 inner: list[bytes | memoryview] = []
                 one(inner, tree[name])
                 parts.append((tag, b"".join(inner)))
@@ -486,6 +560,6 @@ def body_writer(message: Message, version: int) -> Write:
     """Writes the body of a message in one version. A field that the tree has not gets its default.
 
     Raises:
-        LocalProtocolError: a value is null that may not be; struct.error: a number is too big.
+        LocalProtocolError: a value is null that may not be, or too long; struct.error: a number is too big.
     """
     return _struct_write(message.fields, version, flexible=message.is_flexible(version))

@@ -6,7 +6,17 @@ from functools import cache
 from typing import Final
 
 from parsers.errors import LocalProtocolError, RemoteProtocolError
-from parsers.kafka.codec import MAX_ELEMENTS, Reader, Tree, body_reader, body_writer, prefix_reader
+from parsers.kafka.codec import (
+    MAX_ANSWER_ELEMENTS,
+    MAX_ELEMENTS,
+    MAX_STRING,
+    Read,
+    Reader,
+    Tree,
+    body_reader,
+    body_writer,
+    prefix_reader,
+)
 from parsers.kafka.table import TABLE, Kind, Message
 
 API_VERSIONS: Final = 18
@@ -81,82 +91,117 @@ def header_version(key: int, version: int, kind: Kind) -> int:
     return 1 if flexible and key != API_VERSIONS else 0
 
 
-def _request_header(reader: Reader) -> tuple[int, int, int, str | None]:
-    """Reads key, version, correlation id, client id and, in version 2, tagged fields."""
+@cache
+def _form(key: int, version: int, kind: Kind) -> tuple[bool, Read]:
+    """Whether the header ends in tagged fields, and how the body is read."""
+    message = message_of(key, version, kind)
+    return header_version(key, version, kind) == (2 if kind == "request" else 1), body_reader(message, version)
+
+
+def _request_header(reader: Reader) -> Request:
+    """Reads the header; version 2 ends in tagged fields, of which none is known. The request has no body yet."""
     data = reader.data
     try:
         key, version, correlation = _HEAD.unpack_from(data)
-        message_of(key, version, "request")
+        has_tags, _ = _form(key, version, "request")
         (length,) = _INT16.unpack_from(data, HEAD_BYTES)
     except struct.error:
         raise reader.short() from None
-    reader.at = HEAD_BYTES + 2
+    at = HEAD_BYTES + 2
     client_id = None
-    if length >= 0:
+    if length > 0:
+        end = at + length
+        if end > len(data):
+            raise reader.short()
         try:
-            client_id = str(reader.take(length), "utf-8")
+            client_id = data[at:end].decode()
         except UnicodeDecodeError:
             raise RemoteProtocolError("not_utf8") from None
+        at = end
+    elif length == 0:
+        client_id = ""
     elif length != -1:
         raise RemoteProtocolError("bad_length")
-    if header_version(key, version, "request") == 2:  # noqa: PLR2004  flexible
-        body_reader(_NO_FIELDS, 0)(reader)
-    return key, version, correlation, client_id
+    reader.at = at
+    if has_tags:
+        _header_tags(reader)
+    return Request(key, version, correlation, client_id, {}, 0, 0, reader.at)
 
 
-_NO_FIELDS: Final = Message("Tags", (0, 0), 0, ())
+def _header_tags(reader: Reader) -> None:
+    at = reader.at
+    if at < len(reader.data) and not reader.data[at]:
+        reader.at = at + 1
+    else:
+        _READ_TAGS(reader)
+
+
+_READ_TAGS: Final = body_reader(Message("Tags", (0, 0), 0, ()), 0)
 
 
 def decode_request(data: bytes, elements: int = MAX_ELEMENTS) -> Request:
-    """Read a whole request.
+    """Read a whole request. elements: objects that it may hold.
 
     Raises:
-        RemoteProtocolError: unknown_api, unknown_version, truncated, bad_length, bad_varint, null_not_allowed, not_utf8,
-            tags_out_of_order, bad_tag_length, too_many_elements.
+        RemoteProtocolError: unknown_api, unknown_version, truncated, bad_length, bad_varint, null_not_allowed,
+            not_utf8, tags_out_of_order, bad_tag_length, too_many_elements.
     """
     reader = Reader(data, 0, elements)
-    key, version, correlation, client_id = _request_header(reader)
-    at = reader.at
-    body = body_reader(message_of(key, version, "request"), version)(reader)
-    return Request(key, version, correlation, client_id, body, len(data) - reader.at, reader.unknown, at)
+    request = _request_header(reader)
+    _, read = _form(request.api_key, request.api_version, "request")
+    request.body = read(reader)
+    request.trailing = len(data) - reader.at
+    request.unknown_tags = reader.unknown
+    return request
 
 
 def begin_request(data: bytes, until: str) -> tuple[Request, int]:
     """Read the start of a request of which more may come: the fields of the body before `until`. Gives the request and
     where that field begins. Raises codec.Incomplete when not so much is there, and what `decode_request` raises."""
     reader = Reader(data, partial=True)
-    key, version, correlation, client_id = _request_header(reader)
-    at = reader.at
-    body = prefix_reader(message_of(key, version, "request"), version, until)(reader)
-    return Request(key, version, correlation, client_id, body, 0, reader.unknown, at), reader.at
+    request = _request_header(reader)
+    message = message_of(request.api_key, request.api_version, "request")
+    request.body = prefix_reader(message, request.api_version, until)(reader)
+    request.unknown_tags = reader.unknown
+    return request, reader.at
 
 
-def _response_header(reader: Reader, key: int, version: int) -> int:
-    try:
-        (correlation,) = _INT32.unpack_from(reader.data)
-    except struct.error:
-        raise reader.short() from None
-    reader.at = 4
-    if header_version(key, version, "response") == 1:
-        body_reader(_NO_FIELDS, 0)(reader)
-    return correlation
+def _response_header(reader: Reader, *, has_tags: bool) -> int:
+    if len(reader.data) < _INT32.size:
+        raise reader.short()
+    reader.at = _INT32.size
+    if has_tags:
+        _header_tags(reader)
+    return int.from_bytes(reader.data[: _INT32.size], signed=True)
 
 
-def decode_response(key: int, version: int, data: bytes, elements: int = MAX_ELEMENTS) -> Response:
-    """Read a whole response to a request of this API and version. Raises as `decode_request`."""
-    message = message_of(key, version, "response")
+def decode_response(key: int, version: int, data: bytes, elements: int = MAX_ANSWER_ELEMENTS) -> Response:
+    """Read a whole response to a request of this API and version. Raises as `decode_request`.
+
+    A broker that is asked ApiVersions in a version it does not know answers in version 0 with error 35 (KIP-511): the
+    response says so in `api_version`.
+    """
+    has_tags, read = _form(key, version, "response")
     reader = Reader(data, 0, elements)
-    correlation = _response_header(reader, key, version)
-    body = body_reader(message, version)(reader)
+    correlation = _response_header(reader, has_tags=has_tags)
+    try:
+        body = read(reader)
+    except RemoteProtocolError:
+        if key == API_VERSIONS and version and data[4:6] == _UNSUPPORTED_VERSION:
+            return decode_response(key, 0, data, elements)
+        raise
     return Response(key, version, correlation, body, len(data) - reader.at, reader.unknown)
+
+
+_UNSUPPORTED_VERSION: Final = _INT16.pack(35)
 
 
 def begin_response(key: int, version: int, data: bytes, until: str) -> tuple[Response, int]:
     """As `begin_request`."""
-    message = message_of(key, version, "response")
-    reader = Reader(data, partial=True)
-    correlation = _response_header(reader, key, version)
-    body = prefix_reader(message, version, until)(reader)
+    has_tags, _ = _form(key, version, "response")
+    reader = Reader(data, 0, MAX_ANSWER_ELEMENTS, partial=True)
+    correlation = _response_header(reader, has_tags=has_tags)
+    body = prefix_reader(message_of(key, version, "response"), version, until)(reader)
     return Response(key, version, correlation, body, 0, reader.unknown), reader.at
 
 
@@ -169,8 +214,10 @@ def encode_request(request: Request) -> bytes:
         out.append(b"\xff\xff")
     else:
         encoded = client.encode()
+        if len(encoded) > MAX_STRING:
+            raise LocalProtocolError(f"the client id is longer than {MAX_STRING} bytes")
         out += [_INT16.pack(len(encoded)), encoded]
-    if header_version(request.api_key, request.api_version, "request") == 2:  # noqa: PLR2004  flexible
+    if header_version(request.api_key, request.api_version, "request") == 2:
         out.append(b"\0")
     return _written(message, request.api_version, request.body, out)
 
@@ -186,7 +233,7 @@ def encode_response(key: int, version: int, correlation_id: int, body: Tree) -> 
 def _written(message: Message, version: int, body: Tree, out: list[bytes | memoryview]) -> bytes:
     try:
         body_writer(message, version)(out, body)
-    except (struct.error, TypeError, ValueError) as error:
+    except (struct.error, TypeError, ValueError, AttributeError) as error:
         raise LocalProtocolError(f"{message.name} v{version}: {error}") from error
     return b"".join(out)
 

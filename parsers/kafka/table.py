@@ -1,7 +1,9 @@
 """Kafka's messages as its own definitions have them: which APIs there are, in which versions, of which fields.
 
-The table is generated (`./dev kafka-tables`, `parsers.kafka.generate`) and never edited. Versions are pairs (first, last),
-inclusive; a message whose newest version is unstable has it all the same: brokers offer it only where they are told to.
+The table is generated (`./dev kafka-tables`, `parsers.kafka.generate`) and never edited. Versions are pairs (first,
+last), inclusive; a message whose newest version is unstable has it all the same: brokers offer it only where they are
+told to. Fields and messages are equal only to themselves: they are keys of caches, and hashing all that is in one takes
+longer than decoding a frame.
 """
 
 import json
@@ -9,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 FILE: Final = Path(__file__).with_name("messages.json")
 
@@ -17,11 +19,12 @@ type Kind = Literal["request", "response"]
 type Versions = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Field:
-    """One field. type: bool, int8 to int64, uint16, uint32, float64, string, bytes, records, uuid, the name of a struct,
-    or one of these behind "[]". nullable, tagged: the versions in which it is; () is none. flexible: False where it keeps
-    the old form in flexible versions. entity: what it names (topicName, groupId, transactionalId), or ""."""
+    """One field. type: bool, int8 to int64, uint16, uint32, float64, string, bytes, records, uuid, the name of a
+    struct, or one of these behind "[]". nullable, tagged: the versions in which it is; () is none. flexible: False
+    where it keeps the old form in flexible versions. entity: what it names (topicName, groupId, transactionalId),
+    or ""."""
 
     name: str
     type: str
@@ -48,7 +51,7 @@ class Field:
         return bool(self.tagged) and self.tagged[0] <= version <= self.tagged[1]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Message:
     """A request, a response, a header or a struct that travels inside one. flexible: the first flexible version."""
 
@@ -126,14 +129,14 @@ class Table:
 TABLE: Final = Table()
 
 
-def _message(name: str, given: dict | None) -> Message | None:
+def _message(name: str, given: dict[str, Any] | None) -> Message | None:
     if given is None:
         return None
     first, last = given["versions"]
     return Message(name, (first, last), given["flexible"], tuple(map(_field, given["fields"])))
 
 
-def _field(given: dict) -> Field:
+def _field(given: dict[str, Any]) -> Field:
     first, last = given["versions"] or (1, 0)
     return Field(
         given["name"],

@@ -45,7 +45,7 @@ class Authorizer(Protocol):
     request's records: one per topic, else one per other resource."""
 
     def allows(self, operation: Operation, resource: Resource, name: str | None) -> bool:
-        """Whether the pod may; part of the decision on the request, and recorded. name None: any resource of the kind."""
+        """Whether the pod may; part of the decision on the request, and recorded. name None: any of the kind."""
 
     def sees(self, operation: Operation, resource: Resource, name: str) -> bool:
         """The same for what an answer shows: not recorded one by one, but counted where it is hidden."""

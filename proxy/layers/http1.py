@@ -361,6 +361,12 @@ class Http1Layer:
         request."""
         self._closing = True
 
+    def rules_changed(self) -> None:
+        """The next request meets them."""
+
+    def closed(self) -> None:
+        """Nothing of it outlives the flow."""
+
     # ---- the request side
 
     def _pump_request(self) -> None:

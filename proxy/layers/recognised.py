@@ -258,6 +258,12 @@ class RecognisedLayer:
         if self._stage in (OPENING, SENT):
             self._hand_over().drain()
 
+    def rules_changed(self) -> None:
+        """The next request meets them."""
+
+    def closed(self) -> None:
+        """Nothing of it outlives the flow."""
+
     # ---- the request side
 
     def _pump(self) -> None:

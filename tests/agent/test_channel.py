@@ -1,6 +1,7 @@
 """Messages with descriptors: whole, bounded, and no descriptor is left open by one that is not understood."""
 
 import os
+import resource
 import socket
 from pathlib import Path
 
@@ -70,3 +71,23 @@ def test_a_message_cut_by_the_kernel_is_an_error(pair: list[socket.socket]) -> N
         left.send(b'{"x":"' + b"y" * (channel.MAX_MESSAGE + 100) + b'"}')
         with pytest.raises(channel.ChannelError, match="cut"):
             channel.receive(right)
+
+
+def test_descriptors_without_room_are_an_error_that_keeps_the_message(pair: list[socket.socket]) -> None:
+    left, right = pair
+    with left, right, open(os.devnull) as file:  # noqa: PTH123  a descriptor to send is all that is wanted
+        channel.send(left, {"op": "hold"}, [file.fileno()] * 20)
+        channel.send(left, {"op": "state"})
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        before = open_fds()
+        top = os.dup(0)
+        os.close(top)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (top + 5, limits[1]))
+            with pytest.raises(channel.CutError) as caught:
+                channel.receive(right)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert caught.value.message == {"op": "hold"}
+        assert open_fds() == before
+        assert channel.receive(right) == ({"op": "state"}, [])

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import socket
 from collections.abc import Awaitable, Callable
 
@@ -255,5 +256,32 @@ def test_a_new_broker_is_asked_for_what_the_old_one_owed() -> None:
         taken = stock.take(1, INGRESS, V4)
         assert taken is not None
         taken.close()
+
+    run(body)
+
+
+def test_a_batch_without_room_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.stock.CUT_PAUSE_S", 0.01)
+
+    async def body(stock: Stock, broker: Broker) -> None:
+        stock.keep(1, INGRESS, V4)
+        request = broker.request()
+        assert request is not None
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        broker.answer(request, FIRST_TARGET)
+        top = os.dup(0)
+        os.close(top)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (top + 2, limits[1]))
+            await settle()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert (stock.held(), stock.connected) == (0, True)
+        await asyncio.sleep(0.05)
+        again = broker.request()
+        assert again is not None
+        broker.answer(again, FIRST_TARGET)
+        await settle()
+        assert stock.held() == FIRST_TARGET
 
     run(body)

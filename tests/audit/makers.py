@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from audit.record import DROPPED, FORWARDED, INGRESS, Connection, FlowFacts, Request, Side
+from audit.record import DROPPED, FORWARDED, INGRESS, Connection, FlowFacts, KafkaRequest, Request, Side
 
 CLOCK = 1_795_453_200_123_456_789  # 2026-11-23T17:00:00.123456789Z
 FRONTEND = Side("10.244.0.2", 41234, 258, "default", "frontend", {"app": "frontend"})
@@ -31,6 +31,21 @@ def request_facts(
     verdict = FORWARDED if code < 400 else DROPPED
     request = Request("GET", target, host, code=code)
     return FlowFacts(CONNECTION, verdict, REASON, RULE, 3, (Policy(),), request, 812_000, time_ns=time_ns)
+
+
+BROKER = Side("10.244.1.3", 9092, 260, "default", "kafka", {"app": "kafka"}, 9)
+TO_BROKER = Connection(INGRESS, FRONTEND, BROKER)
+
+
+def kafka_facts(
+    topic: str = "secrets", *, error_code: int | None = 29, time_ns: int | None = None, api: str = "produce"
+) -> FlowFacts:
+    """A transactional produce request of frontend to the broker that was allowed (error 0 or None) or denied."""
+    request = KafkaRequest(api, 13, 7, topic, "billing-1", "", "tx-1", "Write", "Topic", topic, error_code)
+    verdict = DROPPED if error_code else FORWARDED
+    return FlowFacts(
+        TO_BROKER, verdict, "default deny", "default-deny", 3, (Policy(),), request, 412_000, time_ns=time_ns
+    )
 
 
 class ListSink:

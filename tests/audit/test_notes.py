@@ -9,7 +9,7 @@ import pytest
 
 from audit import schema
 from audit.notes import MAX_FRESH, MAX_WAITING, Common, Notes
-from audit.record import FORWARDED, INGRESS, Connection, FlowFacts, Request, Side
+from audit.record import FORWARDED, INGRESS, Connection, FlowFacts, KafkaRequest, Request, Side
 from audit.writer import BATCH_BYTES, Writer
 from tests.audit.makers import (
     CLOCK,
@@ -50,12 +50,14 @@ class Desk:
         place.audit = connection = Connection(INGRESS, FRONTEND, WEB)
         return connection
 
-    def facts(self, place: Place, shape: Place, time_ns: int, latency_ns: int | None) -> FlowFacts:
+    def facts(self, place: Place, shape: Place, time_ns: int, latency_ns: int | None, correlation_id: int) -> FlowFacts:
         """As `request_facts` makes them."""
         shape.audit = Common()
         connection = place.audit
         assert isinstance(connection, Connection)
-        request = Request("GET", shape.target, "web", code=200)
+        request: Request | KafkaRequest = Request("GET", shape.target, "web", code=200)
+        if correlation_id:
+            request = KafkaRequest("fetch", 17, correlation_id, shape.target, error_code=0)
         return FlowFacts(connection, FORWARDED, REASON, RULE, 3, (Policy(),), request, latency_ns, time_ns=time_ns)
 
     def note(self, shape: Place, time_ns: int = CLOCK, place: Place | None = None) -> None:

@@ -14,10 +14,32 @@ import pytest
 
 from audit.observe import Options, observe, options_of
 from audit.observe_arguments import add_arguments
-from audit.record import DROPPED, EGRESS, FORWARDED, INGRESS, Connection, FlowFacts, Request, Side, facts_from_denial
+from audit.record import (
+    DROPPED,
+    EGRESS,
+    ERROR,
+    FORWARDED,
+    INGRESS,
+    Connection,
+    FlowFacts,
+    KafkaRequest,
+    Request,
+    Side,
+    facts_from_denial,
+)
 from audit.sinks.file import FileSink
 from audit.writer import Writer
-from tests.audit.makers import CLOCK, FRONTEND, WEB, ListSink, Policy, file_lines, request_facts
+from tests.audit.makers import (
+    CLOCK,
+    FRONTEND,
+    TO_BROKER,
+    WEB,
+    ListSink,
+    Policy,
+    file_lines,
+    kafka_facts,
+    request_facts,
+)
 
 MS = 1_000_000
 INTRUDER = Side("10.244.0.3", 5000, 259, "default", "intruder", {"app": "intruder"})
@@ -120,6 +142,98 @@ def test_compact_is_the_line_people_know(tmp_path: Path) -> None:
         "rule default-deny reason policy denied",
     ]
     assert err == ""
+
+
+@pytest.fixture(scope="module")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    directory = tmp_path_factory.mktemp("kafka") / "node-a"
+
+    def facts(number: int, verdict: str, request: KafkaRequest, *, is_reply: bool = False) -> FlowFacts:
+        return FlowFacts(
+            TO_BROKER, verdict, "x", "r", 1, (Policy(),), request, 2 * MS, is_reply, time_ns=CLOCK + number * MS
+        )
+
+    joins = KafkaRequest("joingroup", 9, 2, "", "c-2", 'a" rule b', "", "Read", "Group", 'a" rule b', 30)
+    fetch = KafkaRequest("fetch", 17, 8, "orders", "c-1", "", "", "Read", "Topic", "orders")
+    fill(
+        directory,
+        "w",
+        [
+            kafka_facts(time_ns=CLOCK),
+            facts(
+                1, FORWARDED, KafkaRequest("offsets", 9, 3, "orders", "c-1", "", "", "Describe", "Topic", "orders", 0)
+            ),
+            facts(2, DROPPED, joins),
+            facts(3, FORWARDED, fetch),
+            facts(4, ERROR, fetch, is_reply=True),
+            facts(
+                5,
+                FORWARDED,
+                KafkaRequest("apiversions", 4, 1, client_id="c-1", operation="Nothing", resource="Cluster"),
+            ),
+            facts(6, DROPPED, KafkaRequest("initproducerid", 5, 9, "", "", "", "t", "Write", "Topic", "", 31)),
+            request_facts("/public", time_ns=CLOCK + 7 * MS),
+            facts_from_denial(INGRESS, INTRUDER, WEB, rule="r", revision=1, time_ns=CLOCK + 8 * MS, protocol=17),
+        ],
+    )
+    return {"node-a": directory}
+
+
+def test_kafka_requests_are_lines_too(kafka: dict[str, Path]) -> None:
+    begin = "default/frontend:41234 (ID:258) -> default/kafka:9092 (ID:260) kafka-request"
+    lines, _ = show(kafka, "--protocol", "kafka")
+    assert [line[21:] for line in lines] == [
+        f"{begin} DROPPED (Kafka request produce correlation id 7 topic 'secrets') error 29 in 0.4ms rule default-deny "
+        "reason default deny asks Write on Topic client billing-1 transactional id tx-1",
+        f"{begin} FORWARDED (Kafka request offsets correlation id 3 topic 'orders') in 2.0ms rule r "
+        "asks Describe on Topic client c-1",
+        f"{begin} DROPPED (Kafka request joingroup correlation id 2) error 30 in 2.0ms rule r reason x "
+        'asks Read on Group "a\\" rule b" client c-2 group "a\\" rule b"',
+        f"{begin} FORWARDED (Kafka request fetch correlation id 8 topic 'orders') in 2.0ms rule r "
+        "asks Read on Topic client c-1",
+        "default/frontend:41234 (ID:258) <- default/kafka:9092 (ID:260) kafka-response ERROR "
+        "(Kafka response fetch correlation id 8 topic 'orders' return code 0) rule r reason x "
+        "asks Read on Topic client c-1",
+        f"{begin} FORWARDED (Kafka request apiversions correlation id 1) in 2.0ms rule r client c-1",
+        f"{begin} DROPPED (Kafka request initproducerid correlation id 9) error 31 in 2.0ms rule r reason x "
+        "asks Write on any Topic transactional id t",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("--protocol kafka", "0123456"),
+        ("--protocol http", "7"),
+        ("--protocol tcp", "01234567"),
+        ("--protocol udp --protocol HTTP", "78"),
+        ("--topic orders", "134"),
+        ("--topic o*", "134"),
+        ("--topic *", "0134"),
+        ("--topic orders --topic secrets", "0134"),
+        ("--topic order", ""),
+        ("--topic Orders", ""),
+        ("--api-key produce", "0"),
+        ("--api-key ListOffsets", "1"),
+        ("--api-key offsets --api-key Join-Group", "12"),
+        ("--api-key init_producer_id", "6"),
+        ("--client-id c-1", "1345"),
+        ("--client-id c-?", "12345"),
+        ("--client-id *", "012345"),
+        ("--group a*", "2"),
+        ("--group *", "2"),
+        ("--error-code 29", "0"),
+        ("--error-code 29 --error-code 30", "02"),
+        ("--verdict DROPPED --topic *", "0"),
+        ("--topic orders --api-key fetch", "34"),
+        ("--topic orders --http-status 200", ""),
+        ("--http-status 200", "7"),
+        ("--from-pod frontend --topic orders", "134"),
+    ],
+)
+def test_kafka_filters(kafka: dict[str, Path], arguments: str, expected: str) -> None:
+    lines, _ = show(kafka, *arguments.split())
+    assert "".join(str(int(line[16:19]) - 123) for line in lines) == expected
 
 
 def test_jsonpb_is_the_line_as_written(tmp_path: Path) -> None:

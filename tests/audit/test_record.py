@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from audit.record import (
     OTHER,
     Connection,
     FlowFacts,
+    KafkaRequest,
     Request,
     Side,
     facts_from_denial,
@@ -28,10 +30,12 @@ from tests.audit.makers import (
     FRONTEND,
     REASON,
     RULE,
+    TO_BROKER,
     WEB,
     Json,
     ListSink,
     Policy,
+    kafka_facts,
     parsed,
     request_facts,
     tulle,
@@ -101,6 +105,142 @@ def test_golden_request() -> None:
             "endpoint": "default/web",
         },
     }
+
+
+def test_golden_kafka_denial() -> None:
+    record = written(kafka_facts())
+    flow(record).pop("uuid")
+    assert record == {
+        "flow": {
+            "time": "2026-11-23T17:00:00.123456789Z",
+            "verdict": "DROPPED",
+            "IP": {"source": "10.244.0.2", "destination": "10.244.1.3", "ipVersion": "IPv4"},
+            "l4": {"TCP": {"source_port": 41234, "destination_port": 9092}},
+            "source": {"identity": 258, "namespace": "default", "labels": ["k8s:app=frontend"], "pod_name": "frontend"},
+            "destination": {
+                "ID": 9,
+                "identity": 260,
+                "namespace": "default",
+                "labels": ["k8s:app=kafka"],
+                "pod_name": "kafka",
+            },
+            "Type": "L7",
+            "node_name": "node-b",
+            "l7": {
+                "type": "REQUEST",
+                "latency_ns": "412000",
+                "kafka": {
+                    "error_code": 29,
+                    "api_version": 13,
+                    "api_key": "produce",
+                    "correlation_id": 7,
+                    "topic": "secrets",
+                },
+            },
+            "event_type": {"type": 129},
+            "traffic_direction": "INGRESS",
+            "drop_reason_desc": "POLICY_DENIED",
+            "is_reply": False,
+            "Summary": "Kafka request produce correlation id 7 topic 'secrets'",
+            "ingress_denied_by": [
+                {"name": "web-l7", "namespace": "default", "revision": "3", "kind": "CiliumNetworkPolicy"}
+            ],
+        },
+        "node_name": "node-b",
+        "time": "2026-11-23T17:00:00.123456789Z",
+        "tulle": {
+            "schema": 1,
+            "writer": "node-b/worker-0",
+            "boot": "boot-1",
+            "seq": 1,
+            "revision": 3,
+            "rule": "default-deny",
+            "reason": "default deny",
+            "endpoint": "default/kafka",
+            "kafka": {
+                "client_id": "billing-1",
+                "transactional_id": "tx-1",
+                "operation": "Write",
+                "resource": "Topic",
+                "name": "secrets",
+            },
+        },
+    }
+
+
+def kafka_record(request: KafkaRequest, *, is_reply: bool = False) -> Json:
+    return written(FlowFacts(TO_BROKER, FORWARDED, "x", RULE, 3, (), request, is_reply=is_reply))
+
+
+def test_what_a_kafka_request_does_not_have_is_absent() -> None:
+    record = kafka_record(KafkaRequest("apiversions"))
+    assert flow(record)["l7"] == {"type": "REQUEST", "kafka": {"api_key": "apiversions"}}
+    assert flow(record)["Summary"] == "Kafka request apiversions correlation id 0"
+    assert "kafka" not in tulle(record)
+    group = KafkaRequest("joingroup", 9, 2, "", "c", "g", "", "Read", "Group", "g", 30)
+    assert tulle(kafka_record(group))["kafka"] == {
+        "client_id": "c",
+        "group": "g",
+        "operation": "Read",
+        "resource": "Group",
+        "name": "g",
+    }
+
+
+def test_a_kafka_answer_that_came_late_is_a_response() -> None:
+    record = flow(kafka_record(KafkaRequest("fetch", 17, 8, "orders", error_code=1), is_reply=True))
+    assert record["Summary"] == "Kafka response fetch correlation id 8 topic 'orders' return code 1"
+    assert record["is_reply"] is True
+    assert record["IP"] == {"source": "10.244.1.3", "destination": "10.244.0.2", "ipVersion": "IPv4"}
+
+
+def test_kafka_names_are_one_printable_line_and_cut() -> None:
+    evil = "secrets' return code 0\x1b[2J\u202e\n" + '"\\' + "x" * 40_000
+    request = KafkaRequest("produce", 13, 7, evil, evil, evil, evil, "Write", "Topic", evil, 29)
+    sink = ListSink()
+    writer = Writer("node-b/worker-0", "b", sink)
+    writer.write(FlowFacts(TO_BROKER, DROPPED, "default deny", RULE, 3, (), request))
+    writer.flush()
+    (record,) = parsed(sink.lines)
+    cut: object = tulle(record)["truncated"]
+    assert cut == ["topic", "client_id", "group", "transactional_id", "name"]
+    assert writer.counters.truncated == 1
+    asked = tulle(record)["kafka"]
+    assert isinstance(asked, dict)
+    for name in ("client_id", "group", "transactional_id", "name"):
+        assert str(asked[name]).startswith("secrets' return code 0\\u001b[2J\\u202e\\u000a\"\\x")
+        assert str(asked[name]).isprintable()
+        assert len(str(asked[name])) == 256
+    summary = str(flow(record)["Summary"])
+    assert summary.isprintable()
+    assert summary.isascii()
+    assert " return code 0" not in summary
+    assert len(sink.lines[0]) < schema.MAX_LINE
+
+
+NAMES = ("topic", "client_id", "group", "transactional_id", "operation", "resource", "name")
+
+
+@given(
+    st.fixed_dictionaries(dict.fromkeys(NAMES, st.text())),
+    st.integers(-(2**31), 2**31 - 1),
+    st.none() | st.integers(-1, 200),
+)
+def test_kafka_round_trip(names: dict[str, str], correlation_id: int, error_code: int | None) -> None:
+    sink = ListSink()
+    writer = Writer("n/w", "b", sink, lambda: CLOCK)
+    request = msgspec.structs.replace(KafkaRequest("fetch", 4, correlation_id, error_code=error_code), **names)
+    writer.write(FlowFacts(TO_BROKER, FORWARDED, "x", RULE, 9, (), request, 5))
+    writer.flush()
+    (line,) = sink.lines
+    assert len(line) < schema.MAX_LINE
+    record = schema.decode(line)
+    assert schema.encode(record) == line
+    assert record.flow is not None
+    assert record.flow.l7 is not None
+    assert record.flow.l7.kafka is not None
+    assert record.flow.l7.kafka.correlation_id == correlation_id
+    assert record.flow.l7.kafka.error_code == (error_code or 0)
 
 
 WORLD = Side("192.0.2.9", 5353, 9, reserved=("reserved:world", "reserved:world-ipv4"))

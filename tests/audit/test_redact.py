@@ -1,5 +1,7 @@
 """Secrets have marks: none may come out, whatever form the target has."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -101,3 +103,13 @@ def test_names_cannot_move_a_terminal() -> None:
     assert redact.text("x" * 600) == ("x" * redact.MAX_TEXT, True)
     assert redact.method("GE\x00T") == ("GE%00T", False)
     assert redact.method("A" * 40) == ("A" * redact.MAX_METHOD, True)
+
+
+@given(st.text(max_size=20))
+def test_a_word_is_one_word(value: str) -> None:
+    word = redact.word(value)
+    assert word.isascii()
+    assert word.isprintable()
+    assert not set(word) & set(' "\\')
+    if re.fullmatch(r"[a-zA-Z0-9._-]*", value):  # what Kafka lets a topic be
+        assert word == value

@@ -87,7 +87,12 @@ def processes_of(lab: LabUnderTest) -> list[int]:
 def left_of(lab: LabUnderTest) -> list[str]:
     """Everything of the lab that can be found on the machine, for a message that says what stayed."""
     left = [f"netns {name}" for name in netns_of(lab)]
-    for path in (names.run_dir(lab.name), names.lock_file(lab.name), names.lab_cgroup(lab.name)):
+    for path in (
+        names.run_dir(lab.name),
+        names.data_dir(lab.name),
+        names.lock_file(lab.name),
+        names.lab_cgroup(lab.name),
+    ):
         left += [str(path)] if path.exists() else []
     left += [str(names.lab_bpffs(lab.name))] if names.lab_bpffs(lab.name).exists() else []
     left += [f"process {pid}" for pid in processes_of(lab)]

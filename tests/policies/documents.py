@@ -218,9 +218,14 @@ class Maker:
         """One kafka rule."""
         rule: Body = {}
         if form := self._choose(["", "role", "apiKey"]):
-            rule[form] = self._choose(["produce", "consume"]) if form == "role" else "fetch"
+            roles = ["produce", "consume", *(["admin"] if tulle else [])]
+            rule[form] = self._choose(roles) if form == "role" else "fetch"
         if self.chance():
-            rule["topic"] = "orders"
+            topics = [("topic", "orders"), *([("topicPrefix", "ord"), ("topicGlob", "*s")] if tulle else [])]
+            name, text = self._choose(topics)
+            rule[name] = text
+        elif tulle and rule.get("role") != "produce" and self.chance(3):
+            rule[self._choose(["group", "groupPrefix"])] = "billing"
         if tulle and denials and self.chance(4):
             rule["action"] = "Deny"
         return rule

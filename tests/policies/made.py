@@ -1,8 +1,10 @@
 """One endpoint under lines that a test makes: what the engine says of it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from policies.engine import Engine, HttpRequest, KafkaRequest, Verdict
+from policies.requests import Operation, Resource
 from policies.ruleset import (
     Direction,
     DirectionRules,
@@ -68,9 +70,13 @@ class Made:
         assert verdict.rule
         return verdict
 
-    def kafka(self, api_key: int, topic: str | None = None, *, version: int = 5, client: str = "c") -> Verdict:
-        """The verdict on one Kafka request."""
-        return self.engine.decide_kafka(1, Direction.INGRESS, PEER, 80, KafkaRequest(api_key, version, client, topic))
+    def kafka(self, question: str = "", *, api_key: int = 0, version: int = 5, client: str = "c") -> Verdict:
+        """The verdict on "Write orders", which is about a topic, and on what asks for nothing ("")."""
+        operation, _, topic = question.partition(" ")
+        request = KafkaRequest(api_key, version, client)
+        if operation:
+            request = replace(request, topic=topic, operation=Operation(operation), resource=Resource.TOPIC, name=topic)
+        return self.engine.decide_kafka(1, Direction.INGRESS, PEER, 80, request)
 
     def protocol(self) -> str:
         """What PEER's connection must be."""

@@ -242,3 +242,60 @@ def test_many_warnings_are_bounded() -> None:
     found = warnings(http(*(f"{{path: /a{i}}}" for i in range(150))))
     assert len(found) == 101
     assert next(each for each in found if not each.line).message == "and more of the warnings above"
+
+
+def kafka(*rules: str) -> str:
+    return http(*rules).replace("http:\n", "kafka:\n")
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        (["{role: produce, topic: a}", "{role: produce}"], "kafka[0]: has no effect: KAFKA[1] covers all of it"),
+        (["{topic: a}", "{topic: a}"], "kafka[1]: has no effect: KAFKA[0] covers all of it"),
+        (["{role: produce, topic: a}", "{topic: a}"], "kafka[0]: has no effect: KAFKA[1] covers all of it"),
+        (["{role: consume, topic: ab}", "{role: consume, topicPrefix: a}"], "kafka[0]: has no effect: KAFKA[1]"),
+        (["{role: consume, topicGlob: 'ab?'}", "{role: consume, topicPrefix: a}"], "kafka[0]: has no effect: KAFKA[1]"),
+        (["{role: consume, topic: axb}", "{role: consume, topicGlob: 'a?b'}"], "kafka[0]: has no effect: KAFKA[1]"),
+        (["{role: consume, topicPrefix: a}", "{role: consume, topicGlob: 'a*'}"], "kafka[1]: has no effect: KAFKA[0]"),
+        (["{role: consume, group: g}", "{role: consume}"], "kafka[0]: has no effect: KAFKA[1]"),
+        (["{topic: a, clientID: c}", "{topic: a}"], "kafka[0]: has no effect: KAFKA[1]"),
+        (["{apiKey: fetch}", "{}"], "kafka[0]: has no effect: KAFKA[1]"),
+        (["{group: a}", "{action: Deny, groupPrefix: a}"], "kafka[0]: allows nothing: all of it is denied by KAFKA[1]"),
+        (["{}", "{action: Deny}", "{action: Deny, topic: a}"], "kafka[2]: has no effect: KAFKA[1]"),
+    ],
+)
+def test_shadowed_kafka_rules(rules: list[str], said: str) -> None:
+    found = messages(kafka(*rules), kind=TULLE)
+    place = "spec.ingress[0].toPorts[0].rules."
+    assert any(each.startswith(place + said.replace("KAFKA", f"{place}kafka")) for each in found), found
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        ["{role: produce, topic: a}", "{role: consume, topic: a}"],
+        ["{role: produce, topic: a}", "{role: produce, topic: b}"],
+        ["{role: consume, topic: a, group: g}", "{role: consume, topic: a, group: h}"],
+        ["{role: consume, topicPrefix: ab}", "{role: consume, topic: a}"],
+        ["{role: consume, topicPrefix: a}", "{role: consume, topicGlob: '?a'}"],
+        ["{role: consume}", "{role: produce, topic: a, clientID: c}"],
+        ["{role: admin}", "{role: consume, topic: a}"],
+        ["{role: produce}", "{action: Deny, role: produce, topic: a}"],
+        ["{}", "{action: Deny, topic: a}"],
+        ["{}", "{action: Deny, apiKey: fetch, topic: a}"],
+    ],
+)
+def test_kafka_rules_that_are_not_shadowed(rules: list[str]) -> None:
+    assert messages(kafka(*rules), kind=TULLE) == []
+
+
+def test_an_api_that_is_not_about_what_the_rule_names() -> None:
+    place = "spec.ingress[0].toPorts[0].rules.kafka[0]"
+    said = messages(
+        kafka("{apiKey: heartbeat, topic: a}", "{apiKey: fetch, topic: a}", "{apiKey: fetch, group: g}"), kind=TULLE
+    )
+    assert said == [
+        f"{place}: heartbeat is not about a topic: the rule's says nothing",
+        f"{place[:-3]}[2]: fetch is not about a group: the rule's says nothing",
+    ]

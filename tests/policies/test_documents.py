@@ -291,25 +291,14 @@ NAME = "default/p ingress[0].toPorts[0].kafka[0]"
     [
         ("{}", KafkaRule(NAME)),
         ("{role: '', apiKey: '', apiVersion: '', clientID: '', topic: ''}", KafkaRule(NAME)),
-        ("{apiKey: Produce}", KafkaRule(NAME, api_keys=(0,))),
-        ("{apiKey: offsets}", KafkaRule(NAME, api_keys=(2,))),
-        ("{apiKey: ListOffsets}", KafkaRule(NAME, api_keys=(2,))),
-        ("{apiKey: sharefetch}", KafkaRule(NAME, api_keys=(78,))),
-        ("{apiKey: fetch, apiVersion: '0'}", KafkaRule(NAME, api_keys=(1,), api_version=0)),
+        ("{apiKey: Produce}", KafkaRule(NAME, api_key=0)),
+        ("{apiKey: offsets}", KafkaRule(NAME, api_key=2)),
+        ("{apiKey: ListOffsets}", KafkaRule(NAME, api_key=2)),
+        ("{apiKey: sharefetch}", KafkaRule(NAME, api_key=78)),
+        ("{apiKey: fetch, apiVersion: '0'}", KafkaRule(NAME, api_key=1, api_version=0)),
         ("{topic: a.b_c-D, clientID: x}", KafkaRule(NAME, topic="a.b_c-D", client_id="x")),
-        (
-            "{role: Produce}",
-            KafkaRule(NAME, "produce", (0, 3, 10, 17, 18, 22, 24, 25, 26, 36, 71, 72, 75)),
-        ),
-        (
-            "{role: consume, topic: t}",
-            KafkaRule(
-                NAME,
-                "consume",
-                (1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 17, 18, 23, 28, 36, 68, 69, 71, 72, 75, 76, 77, 78, 79, 88, 89),
-                topic="t",
-            ),
-        ),
+        ("{role: Produce}", KafkaRule(NAME, "produce")),
+        ("{role: consume, topic: t}", KafkaRule(NAME, "consume", topic="t")),
     ],
 )
 def test_kafka(rule: str, want: KafkaRule) -> None:
@@ -319,8 +308,11 @@ def test_kafka(rule: str, want: KafkaRule) -> None:
 @pytest.mark.parametrize(
     ("rule", "what"),
     [
-        ("{role: admin}", '.role: unknown role "admin": produce and consume are known'),
-        ("{apiKey: fetchh}", '.apiKey: unknown API key "fetchh"'),
+        ("{role: admin}", ".role: role admin: only a TulleNetworkPolicy of tulle.dev/v1 has it"),
+        ("{role: producer}", '.role: unknown role "producer"; did you mean produce?'),
+        ("{role: both}", '.role: unknown role "both"; produce, consume are known'),
+        ("{apiKey: fetchh}", '.apiKey: unknown API key "fetchh"; did you mean fetch?'),
+        ("{apiKey: x9}", '.apiKey: unknown API key "x9"'),
         ("{role: consume, apiKey: fetch}", ".apiKey: a role stands for API keys"),
         ("{apiVersion: 1}", ".apiVersion: expected text, got a number: quote it"),
         ("{apiVersion: '-1'}", '.apiVersion: expected a version of the API, as "2"'),

@@ -84,36 +84,34 @@ def test_audit_policies_alone_deny_nothing() -> None:
 
 def test_kafka_rules() -> None:
     rules = [
-        KafkaRule("produce", role="produce", api_keys=(0, 3, 18), topic="orders"),
+        KafkaRule("produce", role="produce", topic="orders"),
         KafkaRule("v2", api_version=2),
         KafkaRule("client", client_id="admin"),
         KafkaRule("secret", topic="secret", deny=True),
     ]
     made = Made(line("k", kafka=rules))
     assert made.protocol() == "kafka"
-    assert made.kafka(0, "orders").rule == "produce"
-    assert made.kafka(0, "Orders").rule == DEFAULT_DENY
-    assert made.kafka(1, "orders").rule == DEFAULT_DENY
-    assert made.kafka(18).rule == "produce"  # names no topic
-    assert made.kafka(12).rule == DEFAULT_DENY
-    assert made.kafka(1, "x", version=2).rule == "v2"
-    assert made.kafka(1, "x", client="admin").rule == "client"
-    assert made.kafka(1, "secret", client="admin").rule == "secret"
-    assert made.kafka(3, None, client="admin").rule == "produce"  # the first in order
-    assert not Made(line("k", kafka=[])).kafka(18).allow
-    assert Made(line("k", kafka=[KafkaRule("deny", deny=True)]), line("wide")).kafka(18).rule == "deny"
+    assert made.kafka("Write orders").rule == "produce"
+    assert made.kafka("Write Orders").rule == DEFAULT_DENY
+    assert made.kafka("Read orders").rule == DEFAULT_DENY
+    assert made.kafka(api_key=18).rule == "produce"  # asks for nothing
+    assert made.kafka("Read x", version=2).rule == "v2"
+    assert made.kafka("Read x", client="admin").rule == "client"
+    assert made.kafka("Read secret", client="admin").rule == "secret"
+    assert not Made(line("k", kafka=[])).kafka(api_key=18).allow
+    assert Made(line("k", kafka=[KafkaRule("deny", deny=True)]), line("wide")).kafka(api_key=18).rule == "deny"
 
 
 def test_a_request_of_the_other_kind_is_denied() -> None:
     assert not Made(line("k", kafka=[ORDERS])).ask().allow
-    assert not Made(line("h", http=[GET])).kafka(0, "orders").allow
-    assert not Made(line("h", http=[DENY_X]), line("wide")).kafka(0, "orders").allow
+    assert not Made(line("h", http=[GET])).kafka("Write orders").allow
+    assert not Made(line("h", http=[DENY_X]), line("wide")).kafka("Write orders").allow
 
 
 def test_http_and_kafka_rules_for_one_peer_and_port_deny_everything() -> None:
     made = Made(line("h", http=[GET]), line("k", kafka=[ORDERS]))
     assert made.protocol() == "conflict"
-    for verdict in (made.ask(), made.kafka(0, "orders"), made.connection()):
+    for verdict in (made.ask(), made.kafka("Write orders"), made.connection()):
         assert (verdict.allow, verdict.rule, verdict.policies) == (False, CONFLICT, (ENFORCING,))
 
 

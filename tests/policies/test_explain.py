@@ -21,13 +21,16 @@ from policies.explain import (
     UnknownEnd,
     edited,
     explain,
+    explain_kafka,
     find_end,
     find_port,
     identity_of,
 )
 from policies.inventory import Inventory, NamedPort, NodeHost, Pod
+from policies.kafka_questions import questions as main_questions
 from policies.load import load_text
 from policies.policyset import CidrPeer, EntityPeer, Grant, Options, Peer, PolicySet, PortSpec, Section
+from policies.requests import Operation, Resource
 from policies.resolve import resolve
 from policies.ruleset import (
     ANY_PROTOCOL,
@@ -39,6 +42,7 @@ from policies.ruleset import (
     HttpRule,
     KafkaRule,
     Mismatch,
+    NameKind,
     PathKind,
     PolicyRef,
     QueryMatch,
@@ -249,8 +253,16 @@ def test_link_local_peers_are_out_of_reach_of_rules_for_everybody() -> None:
     assert ask(audit, "web", "fe80::1").allow
 
 
+def kafka_question(operation: Operation, resource: Resource, name: str | None, client: str = "shop") -> KafkaRequest:
+    return KafkaRequest(0, 9, client, name if resource is Resource.TOPIC else None, operation, resource, name)
+
+
+def write(topic: str, client: str = "") -> KafkaRequest:
+    return kafka_question(Operation.WRITE, Resource.TOPIC, topic, client)
+
+
 def test_kafka_on_an_http_port_is_no_request_of_it() -> None:
-    found = ask(DOCUMENT, kafka=KafkaRequest(0, 9, "", "orders"))
+    found = ask(DOCUMENT, kafka=write("orders"))
     assert not found.allow
     assert found.decisive.judgement.rule == PROTOCOL
 
@@ -259,16 +271,81 @@ def test_kafka_rules_say_what_did_not_fit() -> None:
     text = DOCUMENT[: DOCUMENT.index("          rules:")] + (
         "          rules: {kafka: [{role: produce, topic: orders, clientID: shop}]}\n"
     )
-    assert ask(text, kafka=KafkaRequest(0, 9, "shop", "orders")).allow
-    found = ask(text, kafka=KafkaRequest(0, 9, "shop", "other"))
+    assert ask(text, kafka=write("orders", "shop")).allow
+    found = ask(text, kafka=write("other", "shop"))
     assert not found.allow
     assert whys(found)["ingress[0].toPorts[0].kafka[0]"] == "topic: other is not orders"
-    found = ask(text, kafka=KafkaRequest(0, 9, "x", "orders"))
+    found = ask(text, kafka=write("orders", "x"))
     assert whys(found)["ingress[0].toPorts[0].kafka[0]"] == "client: x is not shop"
-    assert (
-        "api: 1 is not one of"
-        in whys(ask(text, kafka=KafkaRequest(1, 9, "shop", "orders")))["ingress[0].toPorts[0].kafka[0]"]
-    )
+    for asked, why in (
+        (kafka_question(Operation.READ, Resource.TOPIC, "orders"), "topic: Read is not in role produce"),
+        (kafka_question(Operation.READ, Resource.GROUP, "g"), "group: Read is not in role produce"),
+        (kafka_question(Operation.WRITE, Resource.TOPIC, None), None),
+        (kafka_question(Operation.ALTER, Resource.CLUSTER, ""), "cluster: Alter is not in role produce"),
+        (KafkaRequest(18, 3, "shop"), None),
+        (
+            kafka_question(Operation.CLUSTER_ACTION, Resource.CLUSTER, ""),
+            "ClusterAction is for brokers among themselves: no rule allows it",
+        ),
+    ):
+        found = ask(text, kafka=asked)
+        assert found.allow is (why is None)
+        assert whys(found)["ingress[0].toPorts[0].kafka[0]"] == (why or "matches, and allows")
+
+
+OUR_KAFKA = """
+apiVersion: tulle.dev/v1
+kind: TulleNetworkPolicy
+metadata: {name: k}
+spec:
+  endpointSelector: {matchLabels: {app: web}}
+  ingress:
+    - toPorts:
+        - ports: [{port: "80"}]
+          rules:
+            kafka:
+              - {apiKey: fetch, topicPrefix: pay}
+              - {apiVersion: "8", topicGlob: "*.dlq"}
+              - {group: billing}
+              - {action: Deny, topic: pay}
+"""
+
+
+def test_kafka_rules_of_our_kind_say_what_did_not_fit() -> None:
+    found = ask(OUR_KAFKA, kafka=replace(kafka_question(Operation.READ, Resource.TOPIC, "x"), api_key=1, api_version=8))
+    assert not found.allow
+    rule = "ingress[0].toPorts[0].kafka[{}]"
+    why = whys(found)
+    assert why[rule.format(0)] == "topic: x does not begin with pay"
+    assert why[rule.format(1)] == "topic: x is not like *.dlq"
+    assert why[rule.format(2)] == "topic: Read is not in what it names"
+    assert why[rule.format(3)] == "topic: x is not pay"
+    other = ask(OUR_KAFKA, kafka=kafka_question(Operation.READ, Resource.GROUP, "shop"))
+    why = whys(other)
+    assert why[rule.format(0)] == "api: produce is not fetch"
+    assert why[rule.format(1)] == "version: 9 is not 8"
+    assert why[rule.format(2)] == "group: shop is not billing"
+
+
+def test_a_kafka_request_is_allowed_where_every_step_is() -> None:
+    def answers(text: str, key: int, **names: str) -> list[tuple[str, bool]]:
+        given = {Resource[name.upper()]: value for name, value in names.items()}
+        policies = compile_policies(load_text(text, "f"))
+        ends = find_end(INVENTORY, "frontend"), find_end(INVENTORY, "web")
+        steps = explain_kafka(policies, INVENTORY, *ends, 80, main_questions(key, 9, "c", given))
+        return [(asked, found.allow) for asked, found in steps]
+
+    consume = OUR_KAFKA[: OUR_KAFKA.index("              -")] + "              - {role: consume, topic: t, group: g}\n"
+    assert answers(consume, 8, topic="t", group="g") == [("Read group g", True), ("Read topic t", True)]
+    assert answers(consume, 8, topic="u", group="g") == [("Read group g", True), ("Read topic u", False)]
+    assert answers(consume, 8) == [("Read any group", True), ("Read any topic", True)]
+    assert answers(consume, 22) == [("IdempotentWrite cluster or Write any topic", False)]
+    assert answers(consume, 18) == [("nothing", True)]
+    produce = consume.replace("consume, topic: t, group: g", "produce")
+    assert answers(produce, 22) == [("IdempotentWrite cluster", True)]
+    denied = produce + "              - {action: Deny, topic: t}\n"
+    assert answers(denied, 0, topic="t") == [("Write topic t", False)]
+    assert answers(denied, 0) == [("Write any topic", True)]  # the check of rules one by one has nothing to say
 
 
 def test_audit_passes_and_says_who_would_deny() -> None:
@@ -394,7 +471,15 @@ kinds = st.builds(
 kafka_rules = st.builds(
     KafkaRule,
     st.just("r"),
-    api_keys=st.sampled_from([None, (0, 3), (1,)]),
+    st.sampled_from(["", "produce", "consume", "admin"]),
+    topic=st.sampled_from([None, "t"]),
+    topic_kind=st.sampled_from([NameKind.EXACT, NameKind.PREFIX]),
+    group=st.sampled_from([None, None, "t"]),
+    deny=st.booleans(),
+) | st.builds(
+    KafkaRule,
+    st.just("r"),
+    api_key=st.sampled_from([None, 0, 1]),
     topic=st.sampled_from([None, "t"]),
     deny=st.booleans(),
 )
@@ -469,7 +554,16 @@ requests = st.builds(
     st.sampled_from(["", "web", "api"]),
     st.sampled_from([(), ((b"k", b"v"),), ((b"k", b"v"), (b"k", b"w"))]),
 )
-kafkas = st.builds(KafkaRequest, st.sampled_from([0, 1, 3]), st.just(9), st.just(""), st.sampled_from([None, "t", "u"]))
+kafkas = st.builds(
+    KafkaRequest,
+    st.sampled_from([0, 1, 3]),
+    st.just(9),
+    st.just(""),
+    st.none(),
+    st.sampled_from([Operation.WRITE, Operation.READ, Operation.DESCRIBE]),
+    st.sampled_from([Resource.TOPIC, Resource.GROUP]),
+    st.sampled_from([None, "t", "tu", "u"]),
+) | st.just(KafkaRequest(18, 3))
 questions = st.one_of(
     st.builds(Question, st.sampled_from([TCP, UDP]), st.sampled_from([80, 81])),
     st.builds(Question, st.just(TCP), st.just(80), requests),
@@ -512,6 +606,11 @@ def _by_the_engine_alone(policies: PolicySet, client: End, server: End, question
             allow &= not connection.enforced.explicit
             continue
         allow &= connection.answer is not Answer.DENY
+        rules_of = engine.ruleset.endpoints[ids[own.text]].direction(direction)
+        if identity == Reserved.NONE and question.protocol == TCP and not rules_of.watched:  # link-local
+            steered = connection.answer is Answer.PROXY if direction is Direction.INGRESS else rules_of.enforced
+            allow &= not steered
+            continue
         if connection.answer is not Answer.PROXY:
             continue
         kind = engine.protocol_of(*at)

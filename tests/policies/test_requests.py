@@ -4,8 +4,9 @@ import pytest
 
 from policies.engine import CONFLICT, KafkaRequest
 from policies.errors import PolicyError
+from policies.requests import Operation, Resource
 from policies.ruleset import Mismatch
-from tests.policies.world import PROXY, World, documents, policy, tulle
+from tests.policies.world import World, documents, policy, tulle
 
 WEB = "endpointSelector: {matchLabels: {app: web}}\n"
 PORT = "ports: [{port: '80', protocol: TCP}]"
@@ -138,41 +139,6 @@ def test_what_tulle_adds_is_not_cilium(field: str) -> None:
         documents(policy(rules(f"[{{{field}}}]")))
 
 
-PRODUCE, FETCH, METADATA = 0, 1, 3
-
-
-@pytest.mark.parametrize(
-    ("rule", "allowed"),
-    [
-        ("{}", {(PRODUCE, "orders"), (PRODUCE, "other"), (FETCH, "orders"), (METADATA, None)}),
-        ("{role: produce}", {(PRODUCE, "orders"), (PRODUCE, "other"), (METADATA, None)}),
-        ("{role: consume, topic: orders}", {(FETCH, "orders"), (METADATA, None)}),
-        ("{apiKey: fetch}", {(FETCH, "orders")}),
-        ("{topic: orders}", {(PRODUCE, "orders"), (FETCH, "orders"), (METADATA, None)}),
-        ("{apiKey: fetch, apiVersion: '99'}", set()),
-        ("{apiKey: fetch, apiVersion: '7', clientID: me}", {(FETCH, "orders")}),
-        ("{clientID: you}", set()),
-    ],
-)
-def test_kafka_roles_and_parts(rule: str, allowed: set[tuple[int, str | None]]) -> None:
-    world = World(policy(rules(f"[{rule}]", "kafka")))
-    assert world.connect("frontend") is PROXY
-    asked = [(PRODUCE, "orders"), (PRODUCE, "other"), (FETCH, "orders"), (METADATA, None)]
-    found = {
-        (key, topic) for key, topic in asked if world.ask_kafka("frontend", KafkaRequest(key, 7, "me", topic)).allow
-    }
-    assert found == allowed
-    # no request of another protocol is allowed by a kafka rule
-    assert not world.ask("frontend").allow
-
-
-def test_a_kafka_denial_beats_a_kafka_allow() -> None:
-    world = World(tulle(rules("[{role: produce}, {topic: secret, action: Deny}]", "kafka")))
-    assert world.ask_kafka("frontend", KafkaRequest(PRODUCE, 7, "me", "orders")).allow
-    denied = world.ask_kafka("frontend", KafkaRequest(PRODUCE, 7, "me", "secret"))
-    assert (denied.allow, denied.rule) == (False, "TulleNetworkPolicy default/t ingress[0].toPorts[0].kafka[1]")
-
-
 def test_two_l7_kinds_in_one_document() -> None:
     with pytest.raises(PolicyError):
         documents(policy(f"{WEB}ingress: [{{toPorts: [{{{PORT}, rules: {{http: [{{}}], kafka: [{{}}]}}}}]}}]"))
@@ -182,7 +148,7 @@ def test_two_l7_kinds_of_two_documents_deny() -> None:
     world = World(policy(rules("[{}]"), "a"), policy(rules("[{}]", "kafka"), "b"))
     verdict = world.ask("frontend")
     assert (verdict.allow, verdict.rule) == (False, CONFLICT)
-    assert not world.ask_kafka("frontend", KafkaRequest(FETCH, 7, "me", "orders")).allow
+    assert not world.ask_kafka("frontend", KafkaRequest(1, 7, "me", "t", Operation.READ, Resource.TOPIC, "t")).allow
     endpoint, identity = 1, world.identity("frontend")
     assert world.engine.protocol_of(endpoint, 0, identity, 80) == "conflict"
     # an L4 allow voids both

@@ -96,6 +96,16 @@ queries = some(query=several(some(_key=words, value=values)))
 kafka = some(
     apiVersion=st.sampled_from(["", "3"]), clientID=words, topic=st.sampled_from(["", "orders", "1"])
 )  # fmt: skip
+bare_kafka = some(apiVersion=st.sampled_from(["", "3"]), clientID=words)
+our_names = st.one_of(
+    some(_topicPrefix=st.just("ord")),
+    some(_topicGlob=st.sampled_from(["*", "a?b*"])),
+    some(_group=words),
+    some(_transactionalIdPrefix=words),
+    some(_role=st.sampled_from(["admin", "Admin"])),
+)
+our_kafka = some(action=st.just("Allow"))
+denying = some(action=st.just("Deny"))
 kafka_names = st.one_of(some(role=st.sampled_from(["", "produce", "Consume"])), some(apiKey=st.just("Fetch")))
 
 
@@ -113,7 +123,7 @@ def port_rules(ours: bool) -> st.SearchStrategy[Data]:
     records = merged(kafka, kafka_names)
     if ours:
         requests |= st.builds(with_action, requests, st.sampled_from(["Allow", "Deny"]))
-        records = merged(records, some(action=st.sampled_from(["Allow", "Deny"])))
+        records = merged(kafka, kafka_names, our_kafka) | merged(bare_kafka, our_names, denying)
     judged: st.SearchStrategy[Data] = st.one_of(some(_http=several(requests)), st.just({}))
     return st.one_of(
         some(_ports=several(l4_ports, 1)),

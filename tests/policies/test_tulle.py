@@ -5,7 +5,7 @@ import pytest
 from policies.errors import PolicyError
 from policies.load import load_text
 from policies.policyset import Options
-from policies.ruleset import HttpRule, KafkaRule, PathKind, PolicyRef, QueryMatch
+from policies.ruleset import HttpRule, KafkaRule, NameKind, PathKind, PolicyRef, QueryMatch
 from tests.policies.texts import CLUSTER, HEAD, OURS, compiled, policy, section
 
 NAME = "TulleNetworkPolicy default/p ingress[0].toPorts[0]"
@@ -103,6 +103,12 @@ ONLY_OURS = "unknown field: only a TulleNetworkPolicy of tulle.dev/v1 has it"
         (entry("http: [{pathTemplate: /a}]"), "ingress[0].toPorts[0].rules.http[0].pathTemplate"),
         (entry("http: [{query: []}]"), "ingress[0].toPorts[0].rules.http[0].query"),
         (entry("kafka: [{action: Allow}]"), "ingress[0].toPorts[0].rules.kafka[0].action"),
+        (entry("kafka: [{topicPrefix: a}]"), "ingress[0].toPorts[0].rules.kafka[0].topicPrefix"),
+        (entry("kafka: [{topicGlob: a}]"), "ingress[0].toPorts[0].rules.kafka[0].topicGlob"),
+        (entry("kafka: [{group: a}]"), "ingress[0].toPorts[0].rules.kafka[0].group"),
+        (entry("kafka: [{groupPrefix: a}]"), "ingress[0].toPorts[0].rules.kafka[0].groupPrefix"),
+        (entry("kafka: [{transactionalId: a}]"), "ingress[0].toPorts[0].rules.kafka[0].transactionalId"),
+        (entry("kafka: [{transactionalIdPrefix: a}]"), "ingress[0].toPorts[0].rules.kafka[0].transactionalIdPrefix"),
         (entry("") + "\nmode: audit", "mode"),
         (entry("") + "\nonFailure: open", "onFailure"),
         (entry("") + "\nonChange: close-denied", "onChange"),
@@ -113,6 +119,63 @@ def test_a_plain_document_has_none_of_it(spec: str, field: str) -> None:
         (found,) = problems(policy(spec, head=head))
         assert found.endswith(f"spec.{field}: {ONLY_OURS}")
     assert load_text(policy(spec, head=OURS), "f")
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("{topic: a, topicPrefix: b}", ".topicPrefix: a rule names one topic, and there is topic already"),
+        ("{topicPrefix: a, topicGlob: b}", ".topicGlob: a rule names one topic, and there is topicPrefix already"),
+        ("{group: a, groupPrefix: b}", ".groupPrefix: a rule names one group, and there is group already"),
+        (
+            "{transactionalId: a, transactionalIdPrefix: b}",
+            ".transactionalIdPrefix: a rule names one transactional id, and there is transactionalId already",
+        ),
+        ("{role: produce, group: g}", ".group: role produce is not about a group: write another rule for it"),
+        (
+            "{role: consume, transactionalIdPrefix: g}",
+            ".transactionalIdPrefix: role consume is not about a transactional id: write another rule for it",
+        ),
+        (
+            "{action: Deny, topic: t, group: g}",
+            ".group: a deny rule names one thing, and there is topic: it would deny each, not both together",
+        ),
+        ("{topicPrefix: ''}", ".topicPrefix: not what topics begin with: letters"),
+        ("{topicPrefix: 'a*'}", ".topicPrefix: not what topics begin with: letters"),
+        ("{topicGlob: 'a b'}", ".topicGlob: not a glob of topics: letters"),
+        ("{topicGlob: '[a]'}", ".topicGlob: not a glob of topics: letters"),
+        ("{group: ''}", ".group: expected 1 to 1024 characters, none of them a control character"),
+        ('{transactionalId: "a\\tb"}', ".transactionalId: expected 1 to 1024 characters"),
+        ("{role: admn}", '.role: unknown role "admn"; did you mean admin?'),
+        ("{role: both}", '.role: unknown role "both"; produce, consume, admin are known'),
+        ("{grup: a}", ".grup: unknown field; did you mean group?"),
+        ("{topicprefix: a}", ".topicprefix: unknown field; did you mean topicPrefix?"),
+    ],
+)
+def test_mistakes_in_our_kafka_rules(rule: str, said: str) -> None:
+    (found,) = problems(policy(entry(f"kafka: [{rule}]"), head=OURS))
+    assert f"spec.ingress[0].toPorts[0].rules.kafka[0]{said}" in found
+
+
+@pytest.mark.parametrize(
+    ("rule", "want"),
+    [
+        ("{role: Admin}", KafkaRule(f"{NAME}.kafka[0]", "admin")),
+        ("{topic: '', topicPrefix: a}", KafkaRule(f"{NAME}.kafka[0]", topic="a", topic_kind=NameKind.PREFIX)),
+        ("{topicGlob: 'a.*-?'}", KafkaRule(f"{NAME}.kafka[0]", topic="a.*-?", topic_kind=NameKind.GLOB)),
+        ("{group: 'a b/é'}", KafkaRule(f"{NAME}.kafka[0]", group="a b/é")),
+        ("{groupPrefix: g}", KafkaRule(f"{NAME}.kafka[0]", group="g", group_kind=NameKind.PREFIX)),
+        ("{transactionalId: x}", KafkaRule(f"{NAME}.kafka[0]", transactional_id="x")),
+        (
+            "{transactionalIdPrefix: x}",
+            KafkaRule(f"{NAME}.kafka[0]", transactional_id="x", transactional_id_kind=NameKind.PREFIX),
+        ),
+    ],
+)
+def test_what_kafka_rules_of_our_kind_say(rule: str, want: KafkaRule) -> None:
+    found = section(entry(f"kafka: [{rule}]"), OURS).ingress
+    assert found is not None
+    assert found[0].kafka == (want,)
 
 
 OPTIONS = [

@@ -64,6 +64,7 @@ class ScriptedEdge:
         self.layer: Layer | None = None  # the one that was handed over to
         self.full = False
         self.full_seen = False
+        self.downstream_unsent = 0
         self.paused = False
         self.timer = Timer.IDLE
         self.down = bytearray()

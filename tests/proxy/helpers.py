@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import SupportsIndex
 
 from policies.engine import Engine
-from policies.ruleset import DirectionRules, EndpointRules, HeaderMatch, HttpRule, Line, PolicyRef, RuleSet
+from policies.ruleset import DirectionRules, EndpointRules, HeaderMatch, HttpRule, KafkaRule, Line, PolicyRef, RuleSet
 from proxy.accept import Origins
 from proxy.flow import Address
 from proxy.flow_event import FlowEvent
@@ -39,17 +39,17 @@ def rules(
     l4: bool = False,
     deny: bool = False,
     audit: bool = False,
-    kafka: bool = False,
+    kafka: bool | tuple[KafkaRule, ...] = False,
     close_denied: bool = False,
 ) -> Engine:
     """An engine for ENDPOINT: these http rules on `port` for every peer; `l4` allows the port whole, `deny` names
-    nobody; `audit` is the mode of the policy, `kafka` adds a rule for Kafka."""
+    nobody; `audit` is the mode of the policy, `kafka` adds a line of rules for Kafka."""
     line = Line(
         "r", POLICY, frozenset() if deny else None, first=port, last=port, http=None if l4 else http, audit=audit
     )
-    lines = [] if kafka and not http else [line]
-    if kafka:
-        lines.append(replace(line, name="k", http=None, kafka=()))
+    lines = [] if kafka is not False and not http else [line]
+    if kafka is not False:
+        lines.append(replace(line, name="k", http=None, kafka=() if kafka is True else kafka))
     direction = DirectionRules(True, not audit, True, tuple(lines), (POLICY,), close_denied)
     endpoint = EndpointRules(ENDPOINT, "default", "web", {"app": "web"}, direction, direction)
     return Engine(RuleSet(revision, {ENDPOINT: endpoint}, {}, {}))

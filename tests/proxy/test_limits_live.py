@@ -227,6 +227,43 @@ def test_out_of_descriptors_accepting_rests_and_goes_on() -> None:
     run(body)
 
 
+def test_accepting_rests_while_there_are_descriptors_for_everything_else() -> None:
+    async def body() -> None:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        top = os.dup(0)
+        os.close(top)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (top + 200, limits[1]))
+        clients: list[socket.socket] = []
+        try:
+            async with rig(GET_ANY, limits=Limits(accept_pause_s=0.05)) as it:
+                loop = asyncio.get_running_loop()
+
+                async def ask() -> None:
+                    sock = socket.socket()
+                    sock.setblocking(False)
+                    clients.append(sock)
+                    await loop.sock_connect(sock, it.address)
+                    await loop.sock_sendall(sock, GET)
+
+                while not it.counters["accept_paused"]:
+                    await ask()
+                    await asyncio.sleep(0)
+                await eventually(lambda: it.counters["accept_paused"] >= 3)
+                kept = [os.dup(0) for _ in range((top + 200) // 4 - 20)]
+                for fd in kept:
+                    os.close(fd)
+                waiting = clients[-1]
+                for sock in clients[: len(clients) // 2]:
+                    sock.close()
+                assert (await asyncio.wait_for(loop.sock_recv(waiting, 100), 5)).startswith(b"HTTP/1.1 200 ")
+        finally:
+            for sock in clients:
+                sock.close()
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    run(body)
+
+
 def test_a_slow_body_is_not_an_idle_connection() -> None:
     async def app(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_head(reader)

@@ -4,12 +4,14 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from audit import schema
+from policies.kafka import API_KEYS
 from policies.ruleset import DirectionRules, EndpointRules, Identity, PolicyRef, Reserved, RuleSet
-from proxy.flow_event import AUDIT, DROPPED, ERROR, FORWARDED, RULE_PROTOCOL, ConnectionFacts, Shape
+from proxy.flow_event import AUDIT, DROPPED, ERROR, FORWARDED, RULE_PROTOCOL, ConnectionFacts, KafkaFacts, Shape
 from proxy.records import Recorder
 from tests.audit.makers import CLOCK, file_lines, numbers, parsed
 
@@ -148,3 +150,93 @@ def test_noted_or_emitted_the_records_are_the_same(
     assert too == emitted
     records = parsed(emitted)
     assert numbers(records) == list(range(1, 1 + sum(call[0] in ("note", "emit", "reply") for call in calls)))
+
+
+NAME = st.sampled_from(["", "orders", "secrets' x", "g" * 300, "\0", '"\\u0000'])
+KAFKA = st.builds(
+    KafkaFacts,
+    st.sampled_from([0, 1, 2, 999]),
+    st.sampled_from(["", "Produce", "Fetch", "ListOffsets", 'a"\0']),
+    st.integers(-1, 20),
+    NAME,
+    st.sampled_from([0, 1, -5, 2**31 - 1]),
+    NAME,
+    NAME,
+    NAME,
+    st.sampled_from(["", "Write", "Read"]),
+    st.sampled_from(["", "Topic", "Group"]),
+    NAME,
+    st.none() | st.sampled_from([0, 29, -1]),
+)
+
+
+@given(
+    st.lists(CONNECTIONS, min_size=1, max_size=3),
+    st.lists(st.tuples(SHAPES, KAFKA), min_size=1, max_size=3),
+    st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(-3, 2**31 - 1), st.none() | st.integers(0, 2**40)),
+        max_size=60,
+    ),
+    st.booleans(),
+)
+def test_kafka_records_that_are_alike_are_as_if_written_one_by_one(
+    connections: list[ConnectionFacts],
+    decisions: list[tuple[Shape, KafkaFacts]],
+    calls: list[tuple[int, int, int, int | None]],
+    few: bool,
+) -> None:
+    with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+        if few:
+            patch.setattr("proxy.records.MAX_ALIKE", 1)
+        books = [Book(directory, name) for name in ("written", "emitted")]
+        ends = [[replace(facts) for facts in connections] for _ in books]
+        for book in books:
+            book.recorder.names(rule_set({"app": "kafka"}))
+        for which, decision, correlation_id, latency_ns in calls:
+            shape, kafka = decisions[decision % len(decisions)]
+            for number, book in enumerate(books):
+                event = shape.event(CLOCK, ends[number][which % len(connections)], latency_ns)
+                event.kafka = replace(kafka, correlation_id=correlation_id)
+                event.is_reply = latency_ns == 0
+                if number:
+                    book.recorder.emit(event)
+                else:
+                    book.recorder._writer.write(book.recorder._facts(event))
+        assert len(books[1].recorder._alike) <= (1 if few else len(decisions))
+        counters = [book.recorder.counters() for book in books]
+        written, emitted = [book.lines() for book in books]
+    assert counters[0] == counters[1]
+    assert emitted == written
+    assert numbers(parsed(emitted)) == list(range(1, 1 + len(calls)))
+
+
+def test_what_a_caller_does_with_his_facts_later_is_in_no_record() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        book = Book(directory, "w")
+        ends = ConnectionFacts(0, 1, 0, "10.0.0.1", 1, "10.0.0.2", 9092)
+        shape = Shape(FORWARDED, "x", "r", (), 1, "", "", "", "", 0)
+        facts = KafkaFacts(1, "Fetch", 17, "c", 5, "orders")
+        event = shape.event(CLOCK, ends, None)
+        event.kafka = facts
+        book.recorder.emit(event)
+        facts.error_code, facts.topic, event.verdict = 29, "others", ERROR
+        records = [schema.decode(line) for line in book.lines()]
+    (flow,) = (record.flow for record in records)
+    assert flow is not None
+    assert flow.l7 is not None
+    assert (flow.verdict, flow.l7.kafka) == (FORWARDED, schema.Kafka(0, 17, "fetch", 5, "orders"))
+
+
+def test_a_kafka_api_is_called_as_rules_call_it() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        book = Book(directory, "w")
+        facts = ConnectionFacts(0, 1, 0, "10.0.0.1", 1, "10.0.0.2", 9092)
+        shape = Shape(FORWARDED, "x", "r", (), 1, "", "", "", "", 0)
+        for api_key, api in ((0, "Produce"), (2, "ListOffsets"), (22, "InitProducerId"), (999, "")):
+            event = shape.event(CLOCK, facts, None)
+            event.kafka = KafkaFacts(api_key, api, 1, "c", 1)
+            book.recorder.emit(event)
+        records = [schema.decode(line) for line in book.lines()]
+    names = [r.flow.l7.kafka.api_key for r in records if r.flow and r.flow.l7 and r.flow.l7.kafka]
+    assert names == ["produce", "offsets", "initproducerid", "999"]
+    assert all(name in API_KEYS for name in names[:-1])
