@@ -95,7 +95,7 @@ def _outcome(layer7: Layer7) -> list[str]:
 def _asked(kafka: KafkaAsked) -> list[str]:
     """`asks Read on Group "my group"`, and by whom. A topic's name stands in the summary."""
     parts = []
-    if kafka.resource:
+    if kafka.resource and kafka.operation != "Nothing":
         named = kafka.name or kafka.resource == "Cluster"
         parts.append(f"asks {kafka.operation} on {'' if named else 'any '}{kafka.resource}")
         if kafka.resource != "Topic" and kafka.name:

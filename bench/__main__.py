@@ -13,6 +13,11 @@ from bench import document, policies, processes, profile, scale
 from bench.benchlab import sweep
 from bench.cases import BULK, CASES, HTTP, chosen
 from bench.errors import BenchError
+from bench.kafka import run as kafka
+from bench.kafka.cases import CASES as KAFKA_CASES
+from bench.kafka.cases import Case as KafkaCase
+from bench.kafka.peers import PEERS as KAFKA_PEERS
+from bench.kafka.peers import KafkaPeer
 from bench.results import Results
 from bench.run import ALWAYS, DEFAULT, PEERS, endure, run, say
 
@@ -22,6 +27,7 @@ _INTERRUPTED = 130
 _SHORT = ("short_1k_c32",)
 _ROUNDS, _SECONDS = 3, 3
 _WORKERS = (1, 2)
+_KAFKA_SECONDS, _DEEP_GIB = 2, 10
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,19 +62,40 @@ def parser() -> argparse.ArgumentParser:
     )
     connect = add("connect", "new connections: their rate beside other peers, and whether it holds for 90 s", turns, "")
     bulk = add("bulk", "large bodies, down and up", turns, " --rounds 5")
-    every = add("all", "http with 10,000 idle connections, connect, scale and policies", turns, " --json rows.json")
+    broker = add(
+        "kafka",
+        "Kafka: records/s, latency, CPU and memory",
+        "Peers take turns in one run, at one broker in a lab of its own, and must be correct before they are measured.",
+        " --gib 10 --json rows.json",
+    )
+    broker.add_argument(
+        "--cases",
+        default=",".join(KAFKA_CASES),
+        metavar="LIST",
+        help=f"of {', '.join(KAFKA_CASES)} (default: all)",
+    )
+    broker.add_argument(
+        "--gib",
+        type=_whole,
+        default=1,
+        metavar="N",
+        help="for memory: GiB to write and read through each proxy, after a first one; 0: none (default: %(default)s)",
+    )
+    every = add(
+        "all", "http with 10,000 idle connections, connect, scale, policies and kafka", turns, " --json rows.json"
+    )
     grows = add(
         "scale", "how cost grows with rules, documents, connections and pods", "Tulle alone.", " --axes rules,pods"
     )
     grows.add_argument("--axes", default=",".join(scale.AXES), metavar="LIST", help="of %(default)s (default: all)")
-    for command in (http, connect, bulk, every, grows):
+    for command in (http, connect, bulk, broker, every, grows):
         command.add_argument(
             "--rounds", type=_positive, default=_ROUNDS, metavar="N", help="interleaved rounds (default: %(default)s)"
         )
         command.add_argument(
             "--seconds",
             type=_positive,
-            default=_SECONDS,
+            default=_KAFKA_SECONDS if command is broker else _SECONDS,
             metavar="S",
             help="length of each measurement in s (default: %(default)s)",
         )
@@ -78,11 +105,12 @@ def parser() -> argparse.ArgumentParser:
             action=argparse.BooleanOptionalAction,
             help="put tables and plots into docs/ (default: when everything that is measured is the default)",
         )
-    for command in (http, connect, bulk, every):
-        others = ",".join(name for name in PEERS if name != ALWAYS)
+    for command in (http, connect, bulk, broker, every):
+        known, default = (KAFKA_PEERS, KAFKA_PEERS) if command is broker else (PEERS, DEFAULT)
+        others = ",".join(name for name in known if name != ALWAYS)
         command.add_argument(
             "--peers",
-            default=",".join(DEFAULT),
+            default=",".join(name for name in default if name != ALWAYS),
             metavar="LIST",
             help=f"beside tulle, which is always measured; of {others} (default: %(default)s)",
         )
@@ -109,6 +137,10 @@ def _positive(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
     return int(text)
+
+
+def _whole(text: str) -> int:
+    return 0 if text == "0" else _positive(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -152,6 +184,12 @@ def _work(options: argparse.Namespace) -> Callable[[Results], None]:
         if not axes:
             raise BenchError("--axes names none")
         return lambda results: _scale(results, axes, options)
+    if options.command == "kafka":
+        ways = chosen(f"{ALWAYS},{options.peers}", KAFKA_PEERS, "peer")
+        loads = chosen(options.cases, KAFKA_CASES, "case")
+        if not loads and not options.gib:
+            raise BenchError("--cases names none")
+        return lambda results: _kafka(results, ways, loads, options.gib, options)
     kinds = chosen(f"{ALWAYS},{options.peers}", PEERS, "peer")
     names = {"http": getattr(options, "cases", ""), "connect": ",".join(_SHORT), "bulk": ",".join(BULK)}.get(
         options.command, ",".join(CASES)
@@ -171,12 +209,23 @@ def _work(options: argparse.Namespace) -> Callable[[Results], None]:
             _scale(results, scale.AXES, options)
             say("policies: documents to rules, one edit, one decision")
             results.language = policies.measure(1)
+            _kafka(results, list(KAFKA_PEERS.values()), list(KAFKA_CASES.values()), _DEEP_GIB, options)
 
     return measure
 
 
 def _scale(results: Results, axes: Sequence[str], options: argparse.Namespace) -> None:
     results.points = scale.measure_axes(axes, options.rounds, options.seconds, say)
+
+
+def _kafka(
+    results: Results,
+    peers: Sequence[type[KafkaPeer]],
+    cases: Sequence[KafkaCase],
+    gib: int,
+    options: argparse.Namespace,
+) -> None:
+    results.kafka = kafka.run(peers, cases, options.rounds, options.seconds, gib)
 
 
 def _profile(names: tuple[str, ...], options: argparse.Namespace) -> None:

@@ -44,17 +44,37 @@ class BenchLab:
         Raises:
             BenchError: with what `tulle lab up` said.
         """
-        # The pod's command has this checkout's paths, so the description is written here and not kept as a file.
-        with TemporaryDirectory(prefix="tulle-bench-") as directory:
-            description = Path(directory, "lab.yaml")
-            description.write_text(json.dumps(_description(self._extra_pods)), encoding="utf-8")
-            options = [] if self._agents else ["--no-agent"]
-            self.tulle("lab", "up", "--name", self.name, "--file", str(description), *options)
+        self.make()
         deadline = time.monotonic() + _READY_S
         while self.ask(CLIENT, "GET", "/bench/1k")[0] == 0:
             if time.monotonic() > deadline:
                 raise BenchError("the benchmark's server does not answer")
             time.sleep(0.1)
+
+    def make(self, *options: str) -> None:
+        """`tulle lab up` with its description and these options; raises BenchError."""
+        # The pod's command has this checkout's paths, so the description is written here and not kept as a file.
+        with TemporaryDirectory(prefix="tulle-bench-") as directory:
+            description = Path(directory, "lab.yaml")
+            description.write_text(json.dumps(self.description()), encoding="utf-8")
+            agents = [] if self._agents else ["--no-agent"]
+            self.tulle("lab", "up", "--name", self.name, "--file", str(description), *agents, *options)
+
+    def description(self) -> dict[str, object]:
+        """lab.yaml; JSON is YAML."""
+        serve = [sys.executable, "-P", str(HERE / "server.py"), "--port", str(WEB_PORT)]
+        return {
+            "nodes": [FAR_NODE, NODE],
+            "pods": [
+                {"name": FAR, "node": FAR_NODE, "labels": {"app": FAR, "role": "client"}},
+                {"name": WEB, "node": NODE, "command": serve},
+                {"name": CLIENT, "node": NODE, "labels": {"app": CLIENT, "role": "client"}},
+                *(
+                    {"name": f"extra-{i}", "node": NODE, "labels": {"app": EXTRA, "group": extra_group(i)}}
+                    for i in range(self._extra_pods)
+                ),
+            ],
+        }
 
     def down(self) -> None:
         self.tulle("lab", "down", "--name", self.name)
@@ -95,24 +115,34 @@ class BenchLab:
         Raises:
             BenchError: its exit status is not `good`; with the end of what it said.
         """
-        done = _run([*tulle_command(), *arguments])
+        return self.run([*tulle_command(), *arguments], good=good)
+
+    def run(self, command: Sequence[str], *, good: Collection[int] = (0,)) -> str:
+        """Run a command of this checkout's, begun with the path of a program; gives what it printed.
+
+        Raises:
+            BenchError: as `tulle`.
+        """
+        done = _run(command)
         if done.returncode not in good:
             said = (done.stderr or done.stdout).strip()
-            raise BenchError(f"'tulle {' '.join(arguments[:2])}' ended with {done.returncode}: {said[-2000:]}")
+            words = command[len(tulle_command()) :][:2]
+            raise BenchError(f"'tulle {' '.join(words)}' ended with {done.returncode}: {said[-2000:]}")
         return done.stdout
 
-    def in_node(self, *command: str, stdin: str = "") -> None:
-        """Run a command in node-b's network namespace, with the privileges of root there."""
-        self._in_netns(str(names.NETNS_ROOT / names.node_netns(self.name, NODE)), command, stdin)
+    def in_node(self, *command: str, stdin: str = "") -> str:
+        """Run a command in node-b's network namespace, with the privileges of root there; gives what it printed."""
+        return self._in_netns(str(names.NETNS_ROOT / names.node_netns(self.name, NODE)), command, stdin)
 
     def in_pod_as_root(self, pod: str, *command: str) -> None:
         """Run a command in a pod's network namespace with more privileges than `lab exec` gives."""
         self._in_netns(self.record.find_pod(pod).netns, command, "")
 
-    def _in_netns(self, netns: str, command: Sequence[str], stdin: str) -> None:
+    def _in_netns(self, netns: str, command: Sequence[str], stdin: str) -> str:
         done = _run(["nsenter", f"--net={netns}", *command], stdin)
         if done.returncode != 0:
             raise BenchError(f"'{' '.join(command)}' ended with {done.returncode}: {done.stderr.strip()[-500:]}")
+        return done.stdout
 
 
 def pids_of_labs() -> set[int]:
@@ -128,23 +158,6 @@ def pids_of_labs() -> set[int]:
 def extra_group(number: int) -> str:
     """The label `group` of an idle pod: so a policy selects the first so many, in tens."""
     return f"g{number // 10}"
-
-
-def _description(extra_pods: int) -> dict[str, object]:
-    """lab.yaml; JSON is YAML."""
-    serve = [sys.executable, "-P", str(HERE / "server.py"), "--port", str(WEB_PORT)]
-    return {
-        "nodes": [FAR_NODE, NODE],
-        "pods": [
-            {"name": FAR, "node": FAR_NODE, "labels": {"app": FAR, "role": "client"}},
-            {"name": WEB, "node": NODE, "command": serve},
-            {"name": CLIENT, "node": NODE, "labels": {"app": CLIENT, "role": "client"}},
-            *(
-                {"name": f"extra-{i}", "node": NODE, "labels": {"app": EXTRA, "group": extra_group(i)}}
-                for i in range(extra_pods)
-            ),
-        ],
-    }
 
 
 def _run(command: Sequence[str], stdin: str = "") -> subprocess.CompletedProcess[str]:

@@ -134,6 +134,15 @@ def write_scale(
     _between(document, "scale", parts)
 
 
+def write_kafka(parts: Sequence[str], document: Path = DOCUMENT) -> None:
+    """What `bench.kafka.report` has made of a run.
+
+    Raises:
+        BenchError: the document has no such place.
+    """
+    _between(document, "kafka", parts)
+
+
 def write_profiles(command: str, document: Path = DOCUMENT) -> None:
     """A link to each flame graph that is there.
 

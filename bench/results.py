@@ -7,6 +7,8 @@ from pathlib import Path
 
 from bench import document, goals, policies, table
 from bench.connect import Endurance
+from bench.kafka import report as kafka_report
+from bench.kafka.run import Outcome as KafkaOutcome
 from bench.measure import Measured
 from bench.rows import Row, medians, missing
 from bench.run import Outcome, disturbance
@@ -18,6 +20,7 @@ class Results:
     """Parts that were not asked for are empty."""
 
     http: Outcome | None = None
+    kafka: KafkaOutcome | None = None
     endurance: list[Endurance] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
     language: list[policies.Row] = field(default_factory=list)
@@ -39,15 +42,20 @@ class Results:
     def missing(self) -> list[tuple[str, str]]:
         """(case, peer) that were not measured; connections that failed are a result of theirs, and a goal."""
         kept = {row.case for turn in self.endurance for row in turn.rows}
-        return [pair for pair in missing(self.rows) if pair[0] not in kept]
+        found = [pair for pair in missing(self.rows) if pair[0] not in kept]
+        return found + (self.kafka.missing if self.kafka is not None else [])
 
     @property
     def _of_scale(self) -> list[Measured]:
         return [one for point in self.points for one in point.measured]
 
     def write_json(self, path: Path) -> None:
-        """`{"rows": [...]}`, and `policies` beside it where those were measured."""
-        whole: dict[str, object] = {"rows": [asdict(row) for row in self.rows]}
+        """`{"rows": [...]}`, those of Kafka in it too; `policies` and `kafka_memory` where those were measured."""
+        rows = [asdict(row) for row in self.rows]
+        whole: dict[str, object] = {"rows": rows}
+        if self.kafka is not None:
+            rows += [asdict(row) for row in self.kafka.rows]
+            whole["kafka_memory"] = [{**asdict(each), "growth": each.growth} for each in self.kafka.memories]
         if self.language:
             whole["policies"] = [asdict(row) for row in self.language]
         path.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
@@ -60,6 +68,8 @@ class Results:
             parts += [f"{title}\n{table.plain(cells)}" for title, cells in table.of_cases(self.http.medians)]
             if self.http.memories:
                 parts.append(f"memory\n{table.plain(table.of_memory(self.http.memories))}")
+        if self.kafka is not None:
+            parts.append(kafka_report.text(self.kafka))
         if self.endurance:
             parts.append(f"new connections from one address\n{table.plain(table.of_endurance(self.endurance))}")
         parts += [f"{axis}\n{table.plain(cells)}" for axis, cells in self._axes().items()]
@@ -77,6 +87,8 @@ class Results:
         """
         if self.http is not None and self.http.is_whole:
             document.write_http(self.http, goals.judged(self.http.medians, self.http.memories), command)
+        if self.kafka is not None and self.kafka.is_whole:
+            document.write_kafka(kafka_report.sections(self.kafka, command))
         if self.endurance:
             document.write_connect(self.endurance, command)
         if self.points:

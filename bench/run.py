@@ -62,10 +62,14 @@ class Outcome:
 
 def disturbance(measured: Sequence[Measured]) -> str:
     """What processes of nobody's here took meanwhile, in words."""
-    cores = [one.foreign_cores for one in measured]
+    return words_of_disturbance([one.foreign_cores for one in measured])
+
+
+def words_of_disturbance(cores: Sequence[float], steadier: str = "CPU s/10k") -> str:
+    """cores: those that others had, by measurement. steadier: what may be compared all the same."""
     text = f"other processes took {median(cores):.1f} cores meanwhile (median; at most {max(cores):.1f})"
     if median(cores) > _QUIET_CORES:
-        text += ": too much to compare requests/s, CPU s/10k is steadier"
+        text += f": too much to compare rates, {steadier} is steadier"
     return text
 
 

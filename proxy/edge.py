@@ -138,8 +138,14 @@ class FlowEdge(Timed):
 
     def rules_changed(self) -> None:
         """Tell the layer; also where it has ended, and the client has not taken all yet."""
-        if self._layer is not None and self._down.fd >= 0:
-            self._leg_told(self._layer.rules_changed)
+        if self._layer is None or self._down.fd < 0:
+            return
+        try:
+            self._layer.rules_changed()
+            if self._unsettled:
+                self._settle()
+        except Exception:  # noqa: BLE001  as above
+            self.crashed()
 
     def go_on(self) -> None:
         """It is this flow's turn again, after its share of requests."""

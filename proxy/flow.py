@@ -101,6 +101,11 @@ class Flow:
         looks at its requests, or only rules in mode audit do."""
         return self.engine().connection_verdict(self.endpoint, self.direction, self.facts.identity, self.port)
 
+    def kafka_unread(self) -> Verdict:
+        """The verdict on Kafka that cannot be read: it has a permit only where any request whatever would be
+        allowed."""
+        return self.engine().kafka_unread(self.endpoint, self.direction, self.facts.identity, self.port)
+
     def audit_policies(self) -> tuple[PolicyRef, ...]:
         """The policies in mode audit that want the connection's requests judged."""
         return self.engine().audit_policies(self.endpoint, self.direction, self.facts.identity, self.port)

@@ -154,7 +154,7 @@ class Alike:
     __slots__ = ("audit", "event", "kafka")
 
     def __init__(self, event: FlowEvent, kafka: KafkaFacts) -> None:
-        self.event, self.kafka = event, kafka
+        self.event, self.kafka = replace(event), replace(kafka)  # the caller may go on with his own
         self.audit: object = None
 
 

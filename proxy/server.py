@@ -23,9 +23,12 @@ from proxy.counters import new_counters
 from proxy.dial import Dialler, Upstreams
 from proxy.edge import FlowEdge
 from proxy.flow import Address, Flow, Note
-from proxy.flow_event import DROPPED, ERROR, RULE_GUARD, RULE_LIMIT, RULE_PROTOCOL, FlowEvent
+from proxy.flow_event import DROPPED, ERROR, RULE_GUARD, RULE_LIMIT, FlowEvent
+from proxy.kafka.apis import judge
+from proxy.kafka.shared import Shared
 from proxy.layers.answers import bare_answer
 from proxy.layers.http1 import Http1Layer
+from proxy.layers.kafka import KafkaLayer
 from proxy.layers.opaque import OpaqueLayer
 from proxy.layers.recognised import Patterns, RecognisedLayer
 from proxy.limits import Limits
@@ -95,6 +98,7 @@ class Server:
         self.timers = Timers(loop)
         self.dialler = Dialler(loop, self.timers, upstreams, self.limits, self.counters)
         self.relay = Relay()
+        self._kafka = Shared(self.counters, judge)
         self.lingering = 0
         self._later: deque[FlowEdge] = deque()
         self._goes_on = False
@@ -321,16 +325,10 @@ class Server:
             edge.reset()
             return
         protocol, passes = place.protocol, place.passes
-        if protocol not in ("", "http") and not passes:
+        if protocol == "conflict" and not passes:
             verdict = flow.verdict_on_connection()
-            conflict = protocol == "conflict"
             self.counters["unjudged_protocol"] += 1
-            flow.record(
-                DROPPED,
-                verdict.reason if conflict else "kafka rules are not enforced yet",
-                verdict.rule if conflict else RULE_PROTOCOL,
-                verdict.policies,
-            )
+            flow.record(DROPPED, verdict.reason, verdict.rule, verdict.policies)
             edge.reset()
             return
         edges = self._flows.setdefault(endpoint, set())
@@ -350,22 +348,24 @@ class Server:
                 edge.start(Http1Layer(flow, edge, self._patterns.limits, lenient=passes, quick=quick))
             else:
                 edge.start(quick)
+        elif protocol == "kafka":
+            edge.start(KafkaLayer(flow, edge, self._kafka, lenient=passes))
         else:
             edge.start(OpaqueLayer(flow, edge, unjudged=f"{protocol} rules cannot be judged yet" if protocol else ""))
 
     def _rules_changed(self) -> None:
-        """Opaque flows cannot be judged request by request: those no longer allowed end now. Others end now where a
-        policy wants that (`onChange: close-denied`), and meet the change at their next request where none does."""
+        """Flows that are no longer allowed end now where a policy wants that (`onChange: close-denied`), and meet the
+        change at their next request where none does. What cannot wait for one, layers see to: opaque bytes, and answers
+        under way that may hold what is denied now (`Layer.rules_changed`)."""
         for edges in list(self._flows.values()):
             for edge in list(edges):
                 flow = edge.flow
                 if edge.opaque:
-                    if flow.judge().enforced.answer is not Answer.ALLOW:
-                        self.counters["opaque_closed"] += 1
-                        flow.record(DROPPED, "opaque_no_longer_allowed", RULE_GUARD)
-                        edge.reset()
+                    edge.rules_changed()
                 elif flow.closes_denied and not edge.ending and flow.judge().answer is Answer.DENY:
                     self.counters["denied_closed"] += 1
                     verdict = flow.verdict_on_connection()
                     flow.record(DROPPED, "no_longer_allowed", verdict.rule, verdict.policies)
                     edge.reset()
+                else:
+                    edge.rules_changed()

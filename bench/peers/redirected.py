@@ -72,27 +72,40 @@ class Redirected(Peer):
             time.sleep(0.05)
         self._pid = 0
 
+    @property
+    def target(self) -> tuple[str, int]:
+        """The server's address and port, whose connections are redirected."""
+        return self.lab.web_ipv4, WEB_PORT
+
     def processes(self) -> dict[str, list[int]]:
         return {"proxy": [self._pid]}
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """REDIRECT in the node, for as long as this peer's turn lasts; nothing of NAT is on the others' way."""
-        web = self.lab.web_ipv4
+        server, server_port = self.target
         node = self.lab.record.find_node(NODE)
-        table = f"tulle_bench_{self.port}"
-        # The client's frames for `web` would be bridged past the node's IP layer: send them to the node instead.
-        route = (f"{web}/32", "via", gateways(node)[0], "dev", "eth0")
+        # The client's frames for the server would be bridged past the node's IP layer: send them to the node instead.
+        route = (f"{server}/32", "via", gateways(node)[0], "dev", "eth0")
         chain = "type nat hook prerouting priority dstnat"
-        rule = f"ip daddr {web} tcp dport {WEB_PORT} redirect to :{self.port}"
-        text = f"table ip {table} {{\n chain redirect_web {{\n {chain}\n {rule}\n }}\n}}\n"
+        rule = f"ip daddr {server} tcp dport {server_port} counter redirect to :{self.port}"
+        text = f"table ip {self._table} {{\n chain redirect_web {{\n {chain}\n {rule}\n }}\n}}\n"
         self.lab.in_node("nft", "-f", "-", stdin=text)
         try:
             self.lab.in_pod_as_root(CLIENT, "ip", "route", "replace", *route)
             yield
         finally:
             self.lab.in_pod_as_root(CLIENT, "ip", "route", "del", *route)
-            self.lab.in_node("nft", "delete", "table", "ip", table)
+            self.lab.in_node("nft", "delete", "table", "ip", self._table)
+
+    def redirected(self) -> int:
+        """Connections that were redirected in this turn so far."""
+        listed = self.lab.in_node("nft", "list", "table", "ip", self._table)
+        return int(listed.partition("counter packets ")[2].partition(" ")[0])
+
+    @property
+    def _table(self) -> str:
+        return f"tulle_bench_{self.port}"
 
     def _ended(self) -> bool:
         """Whether the process, our child, is over; it is reaped then."""

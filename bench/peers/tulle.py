@@ -22,13 +22,13 @@ class Tulle(Peer):
     policy = True
 
     def start(self, workers: int = 1) -> None:
-        self._with_workers(workers)
+        self.with_workers(workers)
         self.lab.tulle("lab", "apply", "--name", self.lab.name, str(HERE / "policy.yaml"))
 
     def processes(self) -> dict[str, list[int]]:
         return _pids(self._status())
 
-    def _with_workers(self, workers: int) -> None:
+    def with_workers(self, workers: int) -> None:
         """The lab has one worker per core: write `workers: N` and let the supervisor start the agent anew."""
         path = self.lab.record.agent_config(NODE)
         write_atomic(path, json.dumps({**json.loads(path.read_bytes()), "workers": workers}, indent=1) + "\n")

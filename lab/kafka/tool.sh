@@ -2,7 +2,10 @@
 # Kafka's own tools, by the names that they have in its distribution (without .sh): `./dev kafka` links each of them here.
 # KAFKA_OPTS: options for Java.
 here=$(cd "$(dirname "$0")" && pwd)
-kafka=$here/../share/tulle/kafka
+kafka=$(cd "$here/../share/tulle/kafka" && pwd) || exit
+# As lab/kafka/java.py has it: the archive of classes is good for this class path, in this order, only.
+path=$(LC_ALL=C && printf '%s:' "$kafka"/lib/*.jar)
+[ -e "$kafka/kafka.jsa" ] && shared="-XX:SharedArchiveFile=$kafka/kafka.jsa -Xlog:cds=off -Xlog:cds+dynamic=off"
 fast=-XX:TieredStopAtLevel=1 # starts sooner; what measures gets the whole compiler
 case $(basename "$0") in
   kafka-acls) class=org.apache.kafka.tools.AclCommand ;;
@@ -30,5 +33,5 @@ case $(basename "$0") in
   *) echo "$(basename "$0"): no tool of this name" >&2; exit 2 ;;
 esac
 # shellcheck disable=SC2086  options are words
-exec java -Xmx256m -XX:+UseSerialGC -XX:-UsePerfData $fast -Dlog4j2.configurationFile="file:$kafka/log4j2.properties" \
-  ${KAFKA_OPTS:-} -cp "$kafka/lib/*" "$class" "$@"
+exec java $shared -Xmx256m -XX:+UseSerialGC -XX:-UsePerfData $fast -Dlog4j2.configurationFile="file:$kafka/log4j2.properties" \
+  ${KAFKA_OPTS:-} -cp "${path%:}" "$class" "$@"

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, Final
 
 from parsers.kafka.codec import Tree
+from parsers.kafka.entities import FIND_COORDINATOR, entities
 from parsers.kafka.frames import Request, message_of
 from parsers.kafka.table import Field
 from proxy.counters import Counters
@@ -90,48 +91,22 @@ def pairs_in(api_key: int, body: Tree) -> list[tuple[bytes, str]]:
     ]
 
 
-type _Path = tuple[tuple[str, "_Path"], ...]
-"""Where topic ids stand below some fields: arrays, and what is inside; () for an id itself."""
-
-
-def _path(fields: tuple[Field, ...], version: int) -> _Path:
-    found: list[tuple[str, _Path]] = []
-    for field in fields:
-        if not field.in_version(version) and not field.tagged_in(version):
-            continue
-        if field.type == "uuid" and field.name == "TopicId":
-            found.append((field.name, ()))
-        elif field.fields and (inner := _path(field.fields, version)):
-            found.append((field.name, inner))
-    return tuple(found)
+def _has_ids(fields: tuple[Field, ...], version: int) -> bool:
+    return any(
+        (field.name == "TopicId" or _has_ids(field.fields, version)) and field.in_version(version) for field in fields
+    )
 
 
 @cache
-def _path_of(api_key: int, version: int) -> _Path:
-    return _path(message_of(api_key, version, "request").fields, version)
-
-
-def _collect(tree: Tree, path: _Path, found: dict[bytes, None]) -> None:
-    for name, inner in path:
-        value = tree.get(name)
-        if not inner:
-            if value != NO_ID and value is not None:
-                found[value] = None
-        elif type(value) is list:
-            for each in value:
-                _collect(each, inner, found)
-        elif value is not None:
-            _collect(value, inner, found)
+def _may_have_ids(api_key: int, version: int) -> bool:
+    return api_key == FIND_COORDINATOR or _has_ids(message_of(api_key, version, "request").fields, version)
 
 
 def ids_in(request: Request) -> Iterable[bytes]:
     """The topic ids of a request, each once."""
-    path = _path_of(request.api_key, request.api_version)
-    if not path:
+    if not _may_have_ids(request.api_key, request.api_version):
         return ()
-    found: dict[bytes, None] = {}
-    _collect(request.body, path, found)
-    return found
+    return dict.fromkeys(entities(request).topic_ids)
 
 
 def question(topic_ids: Iterable[bytes]) -> Tree:

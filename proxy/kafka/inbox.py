@@ -34,6 +34,12 @@ class Inbox:
             return bytes(self._part[:size])
         return self._chunk[self._at : self._at + size]
 
+    def part(self, start: int, end: int) -> bytes:
+        """Bytes from one place to another, or all there are; they stay."""
+        if self._part:
+            return bytes(self._part[start:end])
+        return self._chunk[self._at + start : self._at + end]
+
     def take(self, size: int) -> bytes:
         """The next so many bytes, or all there are; they are used."""
         if self._part:

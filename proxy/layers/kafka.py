@@ -25,6 +25,7 @@ from parsers.kafka.codec import Incomplete, Tree
 from parsers.kafka.frames import (
     HEAD_BYTES,
     Request,
+    begin_request,
     begin_response,
     decode_request,
     decode_response,
@@ -49,6 +50,7 @@ from proxy.kafka.plan import Action, Plan
 from proxy.kafka.questions import ERRORS, Judge, Questions
 from proxy.kafka.share import SHARE_ACKNOWLEDGE, SHARE_FETCH, ShareSessions
 from proxy.kafka.shared import Holding, Shared
+from proxy.kafka.upload import Stage, Upload
 from proxy.layers.opaque import OpaqueLayer
 
 PRODUCE: Final = 0
@@ -59,14 +61,16 @@ MAX_ASKED: Final = 1000
 """Topic ids of one request that the broker is asked about; the rest count as unknown, and are counted."""
 READ_FOR_RECORD: Final = 16 * 1024
 """Answers up to this size are read for the error that the record tells."""
+UPLOAD_START: Final = 128 * 1024
+"""The fields of a Produce request before its topics: two strings of 32 KiB at most, and tagged fields that are
+refused."""
 ANSWER_START: Final = 4096
 """The first fields of an answer that streams; tagged fields of its header may stand before them."""
-ANSWER_ELEMENTS: Final = 1_000_000
-"""Of an answer that is narrowed: Metadata of 100,000 partitions has 800,000."""
 TLS_HANDSHAKE: Final = 0x16
 
 _SIZE = struct.Struct(">i")
 _START = struct.Struct(">ii")
+_HEAD = struct.Struct(">hhi")
 
 # why no request is taken
 _OPENING, _ASKING, _FULL, _PENDING, _CLOSING, _OVER = (1 << bit for bit in range(6))
@@ -83,6 +87,7 @@ class KafkaLayer:
         "_draining",
         "_edge",
         "_end_passed",
+        "_exchange",
         "_fetches",
         "_first",
         "_flow",
@@ -105,6 +110,7 @@ class KafkaLayer:
         "_silent",
         "_timer",
         "_unsent",
+        "_upload",
     )
 
     opaque = False
@@ -132,6 +138,8 @@ class KafkaLayer:
         self._unsent = b""  # what the leg is being opened for
         self._silent = False  # a request without an answer went on since the last answer
         self._answer_left = 0  # bytes of an answer that streams
+        self._upload: Upload | None = None
+        self._exchange: Exchange | None = None  # of the upload that passes
         self._asking: tuple[Request, bytes] | None = None  # waits until its topic ids are known
         self._metadata_version = METADATA_WITH_IDS
         self._client_ended = False
@@ -176,8 +184,11 @@ class KafkaLayer:
 
     @property
     def passing_up(self) -> int:
-        """What is to come of a request that streams."""
-        return 0
+        """Records to come of a request that streams."""
+        upload = self._upload
+        if upload is None or upload.stage is not Stage.PASSING or not self._leg or len(self._inbox):
+            return 0
+        return upload.blind
 
     def passed_down(self, count: int) -> None:
         """Some of the answer went."""
@@ -189,7 +200,14 @@ class KafkaLayer:
 
     def passed_up(self, count: int) -> None:
         """Some of the request went."""
-        raise RuntimeError("bytes of a request passed unseen")
+        upload = self._upload
+        if upload is None:
+            raise RuntimeError("bytes of no request passed unseen")
+        upload.passed(count)
+        self._moved()
+        if not upload.left:
+            self._upload_ends(upload)
+            self._pump()
 
     # ---- events: upstream
 
@@ -304,21 +322,34 @@ class KafkaLayer:
             return
         self._pumping = True
         try:
-            while not self._holds and self._take_request():
+            while self._take_some():
                 pass
         finally:
             self._pumping = False
         if not self._holds & _OVER:
             self._settle()
 
+    def _take_some(self) -> bool:
+        """Take what the client sent; False where nothing can be taken."""
+        upload, holds = self._upload, self._holds
+        if upload is None or upload.stage is Stage.HOLDING:
+            return not holds and self._take_request()
+        # what streams is one request, and holds nothing
+        return not holds & ~(_PENDING | _FULL) and self._go_on(upload)
+
     def _settle(self) -> None:
         """Read where that is of use; pass the client's end on once everything before it went on."""
-        edge = self._edge
-        if not self._holds:
+        edge, upload, holds = self._edge, self._upload, self._holds
+        streams = upload is not None and upload.stage is not Stage.HOLDING
+        if streams:
+            holds &= ~(_PENDING | _FULL)
+        if not holds:
             if self._paused:
                 self._paused = False
                 edge.resume_downstream()
-            if self._client_ended and not self._end_passed:
+            if self._client_ended and streams:
+                self._fail("client_aborted", reset=True)
+            elif self._client_ended and not self._end_passed:
                 self._end_passed = True
                 if self._leg:
                     edge.end_upstream()
@@ -346,13 +377,16 @@ class KafkaLayer:
             self._bad_frame(start, size)
             return False
         if have < _SIZE.size + size:
+            if start[4:6] == b"\0\0" and self._upload_begins(size):
+                return True
             self._wait(have)
             return False
         if self._edge.downstream_full:
             self._holds |= _FULL
             return False
-        self._frame_began = None
-        self._request(inbox.take(_SIZE.size + size))
+        asked = self._upload is not None and self._upload.asked
+        self._frame_began = self._upload = None
+        self._request(inbox.take(_SIZE.size + size), asked=asked)
         return True
 
     def _wait(self, have: int) -> None:
@@ -374,8 +408,8 @@ class KafkaLayer:
             self._flow.counters["limit_kafka_held"] += 1
             self._refuse_all("limit_kafka_held", RULE_LIMIT)
 
-    def _request(self, raw: bytes) -> None:
-        """One whole frame, its length included."""
+    def _request(self, raw: bytes, *, asked: bool) -> None:
+        """One whole frame, its length included. asked: the broker was asked for its topic ids."""
         try:
             request = decode_request(raw[_SIZE.size :])
         except RemoteProtocolError as error:
@@ -385,7 +419,7 @@ class KafkaLayer:
             self._unreadable(raw, "unknown_tag")
             return
         self._first = False
-        missing = self._unknown_ids(request)
+        missing = [] if asked else self._unknown_ids(request)
         if not missing or not self._ask(request, raw, missing):
             self._decide(request, raw)
 
@@ -496,6 +530,163 @@ class KafkaLayer:
             self._holds |= _OPENING
             self._edge.open_upstream(permit)
 
+    # ---- requests that stream
+
+    def _upload_begins(self, size: int) -> bool:
+        """Look at a Produce request that is not whole yet; whether it streams from now on, one way or the other."""
+        inbox, limits, upload = self._inbox, self._flow.limits, self._upload
+        have = min(len(inbox), _SIZE.size + size)
+        try:
+            if upload is None:
+                request, at = begin_request(inbox.part(_SIZE.size, min(have, UPLOAD_START)), "TopicData")
+                if request.unknown_tags:
+                    raise RemoteProtocolError("unknown_tag")
+                upload = self._upload = Upload(request, size, at)
+            upload.feed(inbox.part(_SIZE.size + upload.fed, have))
+        except Incomplete:
+            if have < UPLOAD_START:
+                return False
+            self._refuse_upload("truncated")
+            return True
+        except RemoteProtocolError as error:
+            self._refuse_upload(error.reason)
+            return True
+        self._first = False
+        known = upload.count == 1 and bool(upload.topics)
+        if not known and have < limits.kafka_hold_bytes:
+            return False
+        if self._edge.downstream_full:
+            self._holds |= _FULL
+            return False
+        missing = [] if upload.asked else self._unknown_ids(upload.request)
+        if missing:
+            upload.asked = True
+            if self._ask(upload.request, b"", missing):
+                return False
+        self._frame_began = None
+        self._flow.counters["requests"] += 1
+        self._start_upload(upload)
+        return True
+
+    def _start_upload(self, upload: Upload) -> None:
+        """Judge what is known of it."""
+        flow, request = self._flow, upload.request
+        flow.engine()
+        exchange = Exchange(
+            request.api_key, request.api_version, request.correlation_id, request.client_id, flow.kafka_request()
+        )
+        permit = self._allows_upload(upload, exchange)
+        data = self._inbox.take(_SIZE.size + upload.fed)
+        if permit is None:
+            upload.stage = Stage.DRAINING
+            return
+        upload.stage = Stage.PASSING
+        self._exchange = exchange
+        if request.body["Acks"] != 0:
+            self._await(exchange)
+        self._send(data, permit)
+
+    def _allows_upload(self, upload: Upload, exchange: Exchange) -> Permit | None:
+        """Judge the topics that were not judged yet; the permit, if all of them may go on."""
+        request = upload.unjudged()
+        questions = Questions(self._flow, self._judge, request, self._shared.ids.of(self._place))
+        plan = self._shared.judge(request, questions)
+        if plan.action is not Action.PASS or plan.edit is not None or questions.permit is None:
+            return None
+        upload.judged = len(upload.topics)
+        exchange.ids = {**exchange.ids, **questions.ids}
+        for operation, resource, name, verdict in questions.deciding():
+            exchange.records.append((questions.facts(operation, resource, name), verdict))
+        return questions.permit
+
+    def _go_on(self, upload: Upload) -> bool:
+        """Let more of it pass, or throw it away."""
+        data = self._inbox.take(upload.left)
+        if not data and upload.left:
+            return False
+        self._moved()
+        try:
+            upload.feed(data)
+        except RemoteProtocolError as error:
+            self._refuse_upload(error.reason)
+            return False
+        if upload.stage is Stage.PASSING:
+            exchange = self._exchange
+            if exchange is None:
+                raise RuntimeError("a request passes and no answer is due")
+            if len(upload.topics) > upload.judged and self._allows_upload(upload, exchange) is None:
+                self._deny_late(upload, exchange)
+            else:
+                self._edge.pass_upstream(data)
+        if not upload.left:
+            self._upload_ends(upload)
+        return True
+
+    def _deny_late(self, upload: Upload, exchange: Exchange) -> None:
+        """A request that went on in part is not finished: the broker acts on whole ones. Its answer is ours."""
+        self._flow.counters["kafka_late_denials"] += 1
+        upload.stage = Stage.DRAINING
+        upload.late = True
+        exchange.records.clear()
+        if self._pending and self._pending[-1] is exchange:
+            self._pending.pop()
+        self._cut()
+
+    def _cut(self) -> None:
+        """End the leg inside a request that was denied late, once the answers before it are in."""
+        upload = self._upload
+        if upload is not None and upload.late and self._leg and not self._pending:
+            self._leg = False
+            self._edge.close_upstream()
+
+    def _upload_ends(self, upload: Upload) -> None:
+        """The last byte of it was read."""
+        self._upload = None
+        exchange, self._exchange = self._exchange, None
+        request, flow = upload.request, self._flow
+        silent = request.body["Acks"] == 0
+        if upload.stage is Stage.PASSING:
+            if exchange is None:
+                raise RuntimeError("a request passed and no answer is due")
+            if silent:
+                self._silent = True
+                exchange.record(flow)
+            return
+        flow.engine()
+        questions = Questions(flow, self._judge, request, self._shared.ids.of(self._place))
+        plan = self._shared.judge(request, questions)
+        ours = Exchange(
+            request.api_key, request.api_version, request.correlation_id, request.client_id, flow.kafka_request()
+        )
+        body = plan.answer
+        if body is None and plan.action is not Action.CLOSE:
+            denied = {name for _, resource, name, verdict in questions.asked if not verdict.allow and name}
+            body = upload.answer(questions.ids, denied)
+            plan = Plan(Action.ANSWER, answer=body, reason="late_denial")
+        self._record(ours, plan, questions, goes_on=False)
+        if upload.late or silent or plan.closes or body is None:
+            self._holds |= _CLOSING
+        if not silent and body is not None:
+            ours.answer = framed(encode_response(PRODUCE, request.api_version, request.correlation_id, body))
+            ours.cost = len(ours.answer)
+            self._await(ours)
+        self._drain_queue()
+
+    def _refuse_upload(self, reason: str) -> None:
+        """It cannot be read; where it went on in part, it is not finished."""
+        upload, self._upload = self._upload, None
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.records.clear()
+            if self._pending and self._pending[-1] is exchange:
+                self._pending.pop()
+        frame = self._inbox.head(_SIZE.size + HEAD_BYTES)[_SIZE.size :]
+        if upload is not None:
+            request = upload.request
+            frame = _HEAD.pack(request.api_key, request.api_version, request.correlation_id)
+        self._first = False
+        self._refuse_all(reason, RULE_PROTOCOL, frame)
+
     # ---- topic ids
 
     @property
@@ -531,7 +722,7 @@ class KafkaLayer:
         exchange = Exchange(METADATA, version, request.correlation_id, request.client_id, flow.kafka_request())
         exchange.asked = True
         exchange.cost = len(raw)
-        self._asking = request, raw
+        self._asking = (request, raw) if raw else None  # a request that streams waits where it is
         self._holds |= _ASKING
         self._await(exchange)
         self._send(framed(encode_request(ours)), verdict.permit)
@@ -552,6 +743,9 @@ class KafkaLayer:
         if have < _START.size:
             return False
         exchange = self._pending[0]
+        if exchange is self._exchange:
+            self._broke("answer_before_request")
+            return False
         size, correlation_id = _START.unpack(outbox.head(_START.size))
         if size < _SIZE.size or correlation_id != exchange.correlation_id:
             self._broke("bad_length" if size < _SIZE.size else "wrong_correlation_id")
@@ -615,11 +809,9 @@ class KafkaLayer:
     def _read_answer(self, exchange: Exchange, raw: bytes) -> tuple[int, Tree]:
         """Read an answer whole, and learn from it. Gives the version that it is written in: a broker that does not know
         the version of an ApiVersions request answers in version 0 (KIP-511)."""
-        key, version = exchange.api_key, exchange.sent_version
-        frame = raw[_SIZE.size :]
-        if key == API_VERSIONS and frame[4:6] == UNSUPPORTED_VERSION.to_bytes(2, "big"):
-            version = 0
-        body = decode_response(key, version, frame, ANSWER_ELEMENTS).body
+        key = exchange.api_key
+        response = decode_response(key, exchange.sent_version, raw[_SIZE.size :])
+        version, body = response.api_version, response.body
         if key == API_VERSIONS:
             for api in body["ApiKeys"]:
                 if api["ApiKey"] == METADATA:
@@ -634,11 +826,12 @@ class KafkaLayer:
         """The broker said what ids mean; the request that waits goes on. What it did not say is unknown for good."""
         self._read_answer(exchange, raw)
         asking, self._asking = self._asking, None
-        if asking is None:
-            raise RuntimeError("an answer about topic ids that nobody waits for")
         self._pop()
         self._release(_ASKING)
-        self._decide(*asking)
+        if asking is not None:
+            self._decide(*asking)
+        elif self._upload is None:
+            raise RuntimeError("an answer about topic ids that nobody waits for")
 
     def _begin_answer(self, exchange: Exchange, size: int) -> bool:
         """Send on the start of an answer; the rest follows as it comes."""
@@ -681,8 +874,10 @@ class KafkaLayer:
         if exchange.watch is not None:
             self._goes_out(exchange)
         self._pop()
+        self._cut()
         self._drain_queue()
-        if self._draining and not self._pending and not len(self._inbox) and not self._holds & _OVER:
+        busy = self._pending or len(self._inbox) or self._upload is not None
+        if self._draining and not busy and not self._holds & _OVER:
             self._end(linger=False)
 
     def _goes_out(self, exchange: Exchange) -> None:
@@ -722,7 +917,7 @@ class KafkaLayer:
         """Whether what a client began with is another protocol; then it is seen to."""
         if start[0] == TLS_HANDSHAKE:
             self._flow.counters["kafka_tls"] += 1
-            if not self._pass_unparsed("tls, its requests cannot be judged"):
+            if not self._pass_unparsed("tls_opaque", tls=True):
                 self._refuse_all("tls_opaque", RULE_PROTOCOL)
             return True
         if len(start) < _SIZE.size:
@@ -782,15 +977,18 @@ class KafkaLayer:
         flow.record_kafka(exchange.facts, seen, DROPPED, reason, RULE_PROTOCOL)
         self._drain_queue()
 
-    def _pass_unparsed(self, why: str, raw: bytes = b"") -> bool:
+    def _pass_unparsed(self, why: str, raw: bytes = b"", *, tls: bool = False) -> bool:
         """Let the connection pass unparsed from its first byte on, if it may. Only before any request went on."""
-        if not self._lenient or self._flow.verdict_on_connection().permit is None:
+        flow = self._flow
+        if self._lenient and flow.verdict_on_connection().permit is not None:
+            tls = False
+        elif not tls or flow.kafka_unread().permit is None:
             return False
         data = raw + self._inbox.take(len(self._inbox))
         self._stop()
         if self._paused:
             self._edge.resume_downstream()
-        layer = OpaqueLayer(self._flow, self._edge, unjudged=why)
+        layer = OpaqueLayer(flow, self._edge, unjudged="" if tls else why, tls=tls)
         self._edge.hand_over(layer)
         layer.start()
         if data:
@@ -841,6 +1039,8 @@ class KafkaLayer:
         for exchange in self._pending:
             if exchange.answer is None and exchange.records:
                 exchange.record(flow, failure=reason)
+        if self._exchange is not None and self._exchange not in self._pending:
+            self._exchange.record(flow, failure=reason)
         if self._asking is not None:
             _, raw = self._asking
             flow.record_kafka(flow.kafka_request(), _seen(raw[_SIZE.size :]), ERROR, reason, RULE_PROTOCOL)
@@ -863,6 +1063,7 @@ class KafkaLayer:
         self._outbox.clear()
         self._unsent = b""
         self._asking = None
+        self._upload = self._exchange = None
         self._answer_left = 0
         self._leg = False
         self._holding.set(0)

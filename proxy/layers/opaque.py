@@ -1,11 +1,12 @@
 """Bytes both ways, unparsed. Reached only where the rules in force allow the connection whatever it carries: the kernel
-steered it under an earlier revision that wanted it parsed, or only policies in mode audit want it judged and it cannot
-be."""
+steered it under an earlier revision that wanted it parsed, only policies in mode audit want it judged and it cannot be,
+or it is TLS and any request of Kafka whatever would be allowed."""
 
+from policies.ruleset import Answer
 from proxy.commands import Edge
 from proxy.events import LegFailure, Timer
 from proxy.flow import Flow
-from proxy.flow_event import AUDIT, ERROR, FORWARDED, RULE_LIMIT, RULE_PROTOCOL
+from proxy.flow_event import AUDIT, DROPPED, ERROR, FORWARDED, RULE_GUARD, RULE_LIMIT, RULE_PROTOCOL
 
 _EVERYTHING = 1 << 40
 
@@ -13,16 +14,18 @@ _EVERYTHING = 1 << 40
 class OpaqueLayer:
     """Copy until both sides have ended; the edge closes a flow whose four ends have all ended."""
 
-    __slots__ = ("_edge", "_ended", "_flow", "_open", "_unjudged", "_unsent", "_verdict")
+    __slots__ = ("_edge", "_ended", "_flow", "_open", "_tls", "_unjudged", "_unsent", "_verdict")
 
     opaque = True
 
-    def __init__(self, flow: Flow, edge: Edge, *, unjudged: str = "") -> None:
-        """unjudged: why the audit policies that want its requests judged cannot have that; goes into the record."""
+    def __init__(self, flow: Flow, edge: Edge, *, unjudged: str = "", tls: bool = False) -> None:
+        """unjudged: why the audit policies that want its requests judged cannot have that; goes into the record. tls:
+        it is Kafka inside TLS, and whatever it asks is allowed."""
         self._unjudged = unjudged
+        self._tls = tls
         self._flow = flow
         self._edge = edge
-        self._verdict = flow.verdict_on_connection()
+        self._verdict = flow.kafka_unread() if tls else flow.verdict_on_connection()
         self._open = False
         self._unsent: list[bytes] = []  # what came before the leg stood: one read, two at most
         self._ended = False  # the client has
@@ -39,7 +42,7 @@ class OpaqueLayer:
         elif verdict.audited:
             self._flow.record(AUDIT, verdict.reason, verdict.rule, verdict.policies)
         else:
-            self._flow.record(FORWARDED, "opaque", verdict.rule, verdict.policies)
+            self._flow.record(FORWARDED, "tls_opaque" if self._tls else "opaque", verdict.rule, verdict.policies)
         self._moved()
         self._edge.open_upstream(verdict.permit)
 
@@ -122,7 +125,15 @@ class OpaqueLayer:
         """There is no point at which it could end without harm."""
 
     def rules_changed(self) -> None:
-        """The server sees to it: there are no requests here."""
+        """There is no next request that could be judged: what is no longer allowed ends now."""
+        flow = self._flow
+        allowed = flow.judge().enforced.answer is Answer.ALLOW
+        if not allowed and self._tls:
+            allowed = flow.kafka_unread().permit is not None
+        if not allowed:
+            flow.counters["opaque_closed"] += 1
+            flow.record(DROPPED, "opaque_no_longer_allowed", RULE_GUARD)
+            self._edge.reset()
 
     def closed(self) -> None:
         """Nothing of it outlives the flow."""

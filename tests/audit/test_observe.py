@@ -166,7 +166,11 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             facts(2, DROPPED, joins),
             facts(3, FORWARDED, fetch),
             facts(4, ERROR, fetch, is_reply=True),
-            facts(5, FORWARDED, KafkaRequest("apiversions", 4, 1, client_id="c-1", operation="Nothing", error_code=0)),
+            facts(
+                5,
+                FORWARDED,
+                KafkaRequest("apiversions", 4, 1, client_id="c-1", operation="Nothing", resource="Cluster"),
+            ),
             facts(6, DROPPED, KafkaRequest("initproducerid", 5, 9, "", "", "", "t", "Write", "Topic", "", 31)),
             request_facts("/public", time_ns=CLOCK + 7 * MS),
             facts_from_denial(INGRESS, INTRUDER, WEB, rule="r", revision=1, time_ns=CLOCK + 8 * MS, protocol=17),

@@ -13,6 +13,8 @@ from bench import __main__ as command
 from bench import policies, scale
 from bench.__main__ import is_default, main, parser
 from bench.cases import BULK, CASES, HTTP
+from bench.kafka import run as kafka
+from bench.kafka.cases import CASES as KAFKA_CASES
 from bench.results import Results
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -50,6 +52,11 @@ def ended(arguments: list[str]) -> int:
         (["scale", "--axes", ""], "--axes names none"),
         (["profile", "--cases", "nothing"], "no case 'nothing'"),
         (["all", "--json", "/"], "--json: '/' is a directory"),
+        (["kafka", "--peers", "envoy"], "no peer 'envoy'; there are direct, haproxy, tulle"),
+        (["kafka", "--cases", "fetch_java_10"], "no case 'fetch_java_10'; did you mean 'fetch_java_10"),
+        (["kafka", "--cases", "", "--gib", "0"], "--cases names none"),
+        (["kafka", "--gib", "-1"], "expected a whole number from 1, got '-1'"),
+        (["kafka", "--workers", "2"], "unrecognized arguments: --workers 2"),
     ],
 )
 def test_a_wrong_argument_is_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,7 +66,7 @@ def test_a_wrong_argument_is_named(arguments: list[str], message: str, capsys: p
     assert said.out == ""
 
 
-COMMANDS = ("http", "connect", "bulk", "all", "scale", "policies", "profile")
+COMMANDS = ("http", "connect", "bulk", "kafka", "all", "scale", "policies", "profile")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -86,6 +93,9 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["http", "--cases", "denied_c32"], False),
         (["all", "--peers", "direct"], False),
         (["scale", "--seconds", "1"], False),
+        (["kafka"], True),
+        (["kafka", "--seconds", "2", "--json", "x.json"], True),
+        (["kafka", "--gib", "10"], False),
     ],
 )
 def test_the_document_is_written_when_nothing_that_is_measured_was_changed(arguments: list[str], default: bool) -> None:
@@ -99,7 +109,8 @@ def test_the_document_is_written_when_nothing_that_is_measured_was_changed(argum
         ("connect", ("short_1k_c32",), {"endure"}),
         ("bulk", BULK, set()),
         ("scale", None, {"scale"}),
-        ("all", tuple(CASES), {"endure", "scale", "policies"}),
+        ("kafka", None, {"kafka"}),
+        ("all", tuple(CASES), {"endure", "scale", "policies", "kafka"}),
     ],
 )
 def test_what_a_command_measures(
@@ -120,6 +131,7 @@ def test_what_a_command_measures(
         (command, "endure", "endure"),
         (scale, "measure_axes", "scale"),
         (policies, "measure", "policies"),
+        (kafka, "run", "kafka"),
     ):
         monkeypatch.setattr(place, attribute, noted(what))
     command._work(parser().parse_args([name]))(Results())
@@ -131,6 +143,13 @@ def test_what_a_command_measures(
         assert [kind.name for kind in kinds] == ["direct", "tulle", "haproxy", "envoy"]
         assert tuple(case.name for case in measured) == cases
         assert rounds == 3
+    if "kafka" in besides:
+        kinds, loads, rounds, seconds, gib = asked["kafka"]
+        assert isinstance(kinds, list)
+        assert isinstance(loads, list)
+        assert [kind.name for kind in kinds] == ["direct", "haproxy", "tulle"]
+        assert loads == list(KAFKA_CASES.values())
+        assert (rounds, seconds, gib) == (3, 2, 1) if name == "kafka" else (3, 3, 10)
     if "scale" in besides:
         assert tuple(cast("list[str]", asked["scale"][0])) == ("rules", "connections", "pods", "documents")
 

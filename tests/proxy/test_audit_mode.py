@@ -208,26 +208,30 @@ def test_audit_flows_that_are_copied_end_when_enforced_rules_come() -> None:
     run(body)
 
 
-# ---- Kafka, which is not judged yet
+# ---- Kafka
 
 
-@pytest.mark.parametrize(
-    ("http", "reason", "rule"),
-    [
-        ((), "kafka rules are not enforced yet", "tulle:protocol"),
-        ((GET_ANY,), "http and kafka rules meet on port", "conflicting-rules"),
-    ],
-)
-def test_kafka_and_conflicts_are_closed(http: tuple[HttpRule, ...], reason: str, rule: str) -> None:
+def test_conflicts_are_closed() -> None:
     async def body() -> None:
-        async with rig(*http, kafka=True) as it:
+        async with rig(GET_ANY, kafka=True) as it:
             with pytest.raises(ConnectionResetError):
                 await it.exchange(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             event = await it.event()
-            assert (event.verdict, event.rule) == ("DROPPED", rule)
-            assert event.reason.startswith(reason)
+            assert (event.verdict, event.rule) == ("DROPPED", "conflicting-rules")
+            assert event.reason.startswith("http and kafka rules meet on port")
             assert it.upstreams.sockets == 0
             assert it.counters["unjudged_protocol"] == 1
+
+    run(body)
+
+
+def test_what_is_not_kafka_is_refused_where_kafka_rules_are() -> None:
+    async def body() -> None:
+        async with rig(kafka=True) as it:
+            assert await it.exchange(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n") == b""
+            event = await it.event()
+            assert (event.verdict, event.reason, event.rule) == ("DROPPED", "not_kafka", "tulle:protocol")
+            assert it.upstreams.sockets == 0
 
     run(body)
 
@@ -239,7 +243,7 @@ def test_kafka_rules_in_mode_audit_block_nothing() -> None:
             client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             assert (await client.response())[0] == 200
             event = await it.event()
-            assert (event.verdict, event.reason) == ("AUDIT", "kafka rules cannot be judged yet")
+            assert (event.verdict, event.reason) == ("AUDIT", "not kafka")
 
     run(body)
 

@@ -210,6 +210,23 @@ def test_kafka_records_that_are_alike_are_as_if_written_one_by_one(
     assert numbers(parsed(emitted)) == list(range(1, 1 + len(calls)))
 
 
+def test_what_a_caller_does_with_his_facts_later_is_in_no_record() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        book = Book(directory, "w")
+        ends = ConnectionFacts(0, 1, 0, "10.0.0.1", 1, "10.0.0.2", 9092)
+        shape = Shape(FORWARDED, "x", "r", (), 1, "", "", "", "", 0)
+        facts = KafkaFacts(1, "Fetch", 17, "c", 5, "orders")
+        event = shape.event(CLOCK, ends, None)
+        event.kafka = facts
+        book.recorder.emit(event)
+        facts.error_code, facts.topic, event.verdict = 29, "others", ERROR
+        records = [schema.decode(line) for line in book.lines()]
+    (flow,) = (record.flow for record in records)
+    assert flow is not None
+    assert flow.l7 is not None
+    assert (flow.verdict, flow.l7.kafka) == (FORWARDED, schema.Kafka(0, 17, "fetch", 5, "orders"))
+
+
 def test_a_kafka_api_is_called_as_rules_call_it() -> None:
     with tempfile.TemporaryDirectory() as directory:
         book = Book(directory, "w")
