@@ -1,6 +1,7 @@
 """Kafka rules: what they allow and deny, as access lists; docs/policy.md, line by line."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -309,7 +310,7 @@ def test_a_kafka_denial_beats_a_kafka_allow() -> None:
 )
 def test_every_topic(text: str, yes: bool) -> None:
     world = World(tulle(rules(text)))
-    assert world.ask_kafka("frontend", asked("read every").__replace__(name="*", topic="*")).allow is yes
+    assert world.ask_kafka("frontend", replace(asked("read every"), name="*", topic="*")).allow is yes
 
 
 @pytest.mark.parametrize(
