@@ -1,6 +1,8 @@
 """The Kafka layer: frames, order, records, ends."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.events import LegFailure, Timer
 from proxy.layers.opaque import OpaqueLayer
@@ -14,6 +16,7 @@ from tests.proxy.kafka_talk import (
     Talk,
     answer,
     described,
+    kafka_rules,
     metadata,
     produce,
     produced,
@@ -465,3 +468,72 @@ def produce_denied(correlation_id: int) -> bytes:
     talk = Talk()
     talk.client(produce(correlation_id, "secrets"))
     return bytes(talk.edge.down)
+
+
+BITS = [
+    produce(1, "orders"),
+    produce(1, "secrets"),
+    produce(1, "orders", "secrets"),
+    produce(1, "orders", acks=0),
+    produce(1, "secrets", acks=0),
+    produce(1, "orders", "secrets", records=b"r" * 3000),
+    metadata(1),
+    metadata(1)[:9],
+    b"\0\0\0\x0a",
+    b"\x16",
+    b"\0",
+    b"\xff\xff\xff\xff",
+    b"x" * 70,
+]
+ANSWERS = [
+    produced(1, "orders"),
+    produced(1, "orders")[:11],
+    produced(2, "orders"),
+    described(1, "orders", "secrets"),
+    b"\0\0\0\x04\0\0\0\x01",
+    b"\0",
+    b"y" * 50,
+]
+ENDS = ["downstream_eof", "downstream_lost", "upstream_eof", "upstream_lost", "drain", "rules_changed", "swap"]
+
+
+@given(st.data())
+def test_whatever_both_sides_send(data: st.DataObject) -> None:
+    """No exception leaves the layer, a flow that is over says nothing more, nothing goes up before a leg stands, and
+    what is kept is counted back."""
+    limits = Limits(kafka_hold_bytes=500, kafka_pending=3, record_s=0, kafka_frame_s=0)
+    talk = Talk("orders", limits=limits, audit=data.draw(st.booleans()), opens=data.draw(st.booleans()))
+    for _ in range(data.draw(st.integers(1, 12))):
+        what = data.draw(st.sampled_from(["client", "client", "client", "broker", "broker", "time", "open", "end"]))
+        legs = bool(talk.edge.legs) and (talk.edge.opens or stood(talk))
+        if what == "client":
+            talk.client(data.draw(st.sampled_from(BITS)))
+        elif what == "broker" and legs and "close upstream" not in talk.edge.said:
+            talk.broker(data.draw(st.sampled_from(ANSWERS)))
+        elif what == "time":
+            talk.now.expired(talk.edge.timer)
+        elif what == "open" and talk.edge.legs and not legs:
+            talk.edge.said.append("stood")
+            talk.now.upstream_open()
+        elif what == "end":
+            end = data.draw(st.sampled_from(ENDS))
+            if end == "swap":
+                talk.box.swap(kafka_rules("invoices", revision=talk.box.revision + 1))
+                talk.now.rules_changed()
+            elif legs or not end.startswith("upstream"):
+                getattr(talk.now, end)()
+        if talk.over:
+            break
+    before = len(talk.edge.said), len(talk.edge.down)
+    if talk.over:
+        assert talk.now.passing_down == talk.now.passing_up == 0 or talk.now.opaque
+        assert (len(talk.edge.said), len(talk.edge.down)) == before
+    talk.now.closed()
+    assert talk.shared.held == 0
+    if not talk.now.opaque and not talk.edge.opens and not stood(talk):
+        assert all(not leg for leg in talk.edge.legs)
+
+
+def stood(talk: Talk) -> bool:
+    """Whether the leg that was asked for stands."""
+    return "stood" in talk.edge.said
