@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parsers.kafka.table import TABLE
 from proxy.events import LegFailure, Timer
 from proxy.layers.opaque import OpaqueLayer
 from proxy.limits import Limits
@@ -255,7 +256,6 @@ def test_in_mode_audit_a_server_that_speaks_first_is_not_waited_for() -> None:
         (b"\x7f\0\0\0\0\0\0\5\xff\xff", "unknown_api"),
         (b"\0\0\x7f\0\0\0\0\5\xff\xff", "unknown_version"),
         (produce(5, "orders")[4:-3], "truncated"),
-        (produce(5, "orders")[4:-1] + b"\1\x09\1x", "unknown_tag"),
     ],
 )
 def test_a_frame_that_cannot_be_read_ends_the_connection_behind_earlier_answers(frame: bytes, why: str) -> None:
@@ -271,6 +271,24 @@ def test_a_frame_that_cannot_be_read_ends_the_connection_behind_earlier_answers(
     talk.broker(produced(1, "orders"))
     assert talk.correlations() == [1]
     assert talk.over == "finish, linger"
+
+
+def test_an_unknown_tag_is_refused_in_the_shape_of_the_api() -> None:
+    talk = Talk("orders")
+    frame = produce(5, "orders")[4:-1] + b"\1\x09\1x"
+    talk.client(len(frame).to_bytes(4) + frame, produce(6, "orders"))
+    assert codes(talk) == [("orders", 35)]
+    assert [each.correlation_id for each in talk.sent()] == [6]
+    assert talk.records() == ["DROPPED Produce unknown_tag 35 by tulle:protocol"]
+
+
+def test_a_body_that_cannot_be_read_is_refused_where_the_answer_begins_with_an_error() -> None:
+    talk = Talk("orders")
+    frame = request(HEARTBEAT, 4, 9, {"GroupId": "g", "GenerationId": 1, "MemberId": "m"})[4:-3]
+    talk.client(len(frame).to_bytes(4) + frame)
+    assert talk.got(HEARTBEAT, 4).body["ErrorCode"] == 35
+    assert talk.edge.legs == []
+    assert talk.over == ""
 
 
 def test_an_unknown_version_of_api_versions_is_told_ours() -> None:
@@ -537,3 +555,15 @@ def test_whatever_both_sides_send(data: st.DataObject) -> None:
 def stood(talk: Talk) -> bool:
     """Whether the leg that was asked for stands."""
     return "stood" in talk.edge.said
+
+
+@pytest.mark.parametrize("key", sorted(TABLE.apis))
+def test_no_api_is_refused_in_a_shape_that_cannot_be_written(key: int) -> None:
+    """A header without a body, and one behind which a byte is missing; in every version."""
+    versions = TABLE.apis[key].request
+    for version in range(versions.versions[0], versions.versions[1] + 1) if versions is not None else (0,):
+        for body in (b"", b"\xff"):
+            talk = Talk("orders")
+            frame = key.to_bytes(2) + version.to_bytes(2) + b"\0\0\0\5\xff\xff\0" + body
+            talk.client(len(frame).to_bytes(4) + frame)
+            assert talk.over or talk.correlations() == [5] or talk.up == [frame]
