@@ -420,7 +420,7 @@ class KafkaLayer:
             self._unreadable(raw, error.reason)
             return
         if request.unknown_tags:
-            self._unreadable(raw, "unknown_tag")
+            self._unreadable(raw, "unknown_tag", request)
             return
         self._first = False
         missing = [] if asked else self._unknown_ids(request)
@@ -964,8 +964,8 @@ class KafkaLayer:
         self._inbox.clear()
         self._drain_queue()
 
-    def _unreadable(self, raw: bytes, reason: str) -> None:
-        """A whole frame that cannot be read, or not whole: nothing of it goes on."""
+    def _unreadable(self, raw: bytes, reason: str, request: Request | None = None) -> None:
+        """A whole frame that cannot be read, or not whole: nothing of it goes on. request: as far as it could be."""
         flow = self._flow
         flow.engine()
         if self._first and self._pass_unparsed(f"not readable as kafka, {reason}", raw):
@@ -980,14 +980,25 @@ class KafkaLayer:
             self._send(raw, permit)
             return
         flow.counters["malformed"] += 1
-        if seen.api_key == API_VERSIONS and reason == "unknown_version":
+        exchange.answer = self._refusal(seen, reason, request)
+        if exchange.answer is not None:
             seen.error_code = UNSUPPORTED_VERSION
-            exchange.answer = framed(encode_response(API_VERSIONS, 0, seen.correlation_id, _own_versions()))
+            exchange.cost = len(exchange.answer)
             self._await(exchange)
         else:
             self._holds |= _CLOSING
         flow.record_kafka(exchange.facts, seen, DROPPED, reason, RULE_PROTOCOL)
         self._drain_queue()
+
+    def _refusal(self, seen: KafkaFacts, reason: str, request: Request | None) -> bytes | None:
+        """Error 35 in the API's own shape; None where it has none that we know."""
+        key, version, body = seen.api_key, seen.api_version, None
+        if reason == "unknown_version" and key == API_VERSIONS:
+            version, body = 0, _own_versions()
+        elif reason not in ("unknown_api", "unknown_version") and key >= 0:
+            request = request or Request(key, version, seen.correlation_id, None, {})
+            body = self._shared.refuse(request, UNSUPPORTED_VERSION).answer
+        return None if body is None else framed(encode_response(key, version, seen.correlation_id, body))
 
     def _pass_unparsed(self, why: str, raw: bytes = b"", *, tls: bool = False) -> bool:
         """Let the connection pass unparsed from its first byte on, if it may. Only before any request went on."""
