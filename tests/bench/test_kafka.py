@@ -216,10 +216,11 @@ FIELDS: dict[str, set[type]] = {
 
 
 @pytest.mark.root
+@pytest.mark.timeout(600)  # a minute where nothing else runs; JVMs that share two cores with other tests take their time
 def test_the_command_measures_every_peer_and_writes_rows(tmp_path: Path) -> None:
     """A second per case: that it measures, not what."""
     file = tmp_path / "rows.json"
-    cases = "produce_rdkafka_100_acks1,produce_java_10k_acksall,fetch_rdkafka_10k,fetch_java_100,sync_rdkafka_100_acks1"
+    cases = "produce_java_10k_acksall,fetch_rdkafka_10k,sync_rdkafka_100_acks1"
     command = [sys.executable, "-m", "bench", "kafka", "--rounds", "1", "--seconds", "1", "--gib", "0"]
     done = subprocess.run(  # noqa: S603 - our own command
         [*command, "--cases", cases, "--json", str(file)], cwd=ROOT, capture_output=True, text=True, check=False
