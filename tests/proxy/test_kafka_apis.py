@@ -396,8 +396,9 @@ def test_a_coordinator_of_an_unknown_kind_is_nobody() -> None:
 @of("Heartbeat", "LeaveGroup", "JoinGroup", "SyncGroup")
 def test_members_read_their_group() -> None:
     for api, version in (("Heartbeat", 4), ("LeaveGroup", 5), ("JoinGroup", 9), ("SyncGroup", 5)):
-        assert ask(api, version, ["Read G g"], GroupId="g").action is Action.PASS
-        assert ask(api, version, ["Describe G g"], GroupId="g").told["ErrorCode"] == 30
+        more: Tree = {"ProtocolType": "consumer", "ProtocolName": "range"} if api == "SyncGroup" else {}
+        assert ask(api, version, ["Read G g"], GroupId="g", **more).action is Action.PASS
+        assert ask(api, version, ["Describe G g"], GroupId="g", **more).told["ErrorCode"] == 30
         assert ask(api, 0, GroupId="g").told["ErrorCode"] == 30
 
 
@@ -455,7 +456,12 @@ def test_groups_that_are_not_of_consumers_are_left_alone() -> None:
 
 
 @of("SyncGroup")
-@pytest.mark.parametrize(("version", "more"), [(3, {}), (5, {"ProtocolType": "consumer"})])
+def test_a_sync_that_does_not_say_of_what_is_inconsistent() -> None:
+    assert ask("SyncGroup", 5, ["Read G g"], GroupId="g").told["ErrorCode"] == 23
+
+
+@of("SyncGroup")
+@pytest.mark.parametrize(("version", "more"), [(3, {}), (5, {"ProtocolType": "consumer", "ProtocolName": "range"})])
 def test_a_member_does_not_see_hidden_topics_in_its_assignment(version: int, more: Tree) -> None:
     done = ask("SyncGroup", version, SEES_ONE, GroupId="g", **more)
     seen = read_bytes("ConsumerProtocolAssignment", done.answer(Assignment=ASSIGNED)["Assignment"])
@@ -589,10 +595,24 @@ def test_deleting_offsets() -> None:
 @of("ConsumerGroupHeartbeat", "ShareGroupHeartbeat")
 @pytest.mark.parametrize(("api", "version"), [("ConsumerGroupHeartbeat", 1), ("ShareGroupHeartbeat", 1)])
 def test_heartbeats_subscribe_to_what_may_be_seen(api: str, version: int) -> None:
-    assert ask(api, version, SEES_ONE, GroupId="g", SubscribedTopicNames=["one"]).action is Action.PASS
-    assert ask(api, version, SEES_ONE, GroupId="g", SubscribedTopicNames=None).action is Action.PASS
-    assert ask(api, version, SEES_ONE, GroupId="g", SubscribedTopicNames=["one", "secret"]).told["ErrorCode"] == 29
-    assert ask(api, version, ["Read T one"], GroupId="g", SubscribedTopicNames=["one"]).told["ErrorCode"] == 30
+    assert ask(api, version, SEES_ONE, GroupId="g", MemberId="m", SubscribedTopicNames=["one"]).action is Action.PASS
+    assert ask(api, version, SEES_ONE, GroupId="g", MemberId="m", SubscribedTopicNames=None).action is Action.PASS
+    assert (
+        ask(api, version, SEES_ONE, GroupId="g", MemberId="m", SubscribedTopicNames=["one", "secret"]).told["ErrorCode"]
+        == 29
+    )
+    assert (
+        ask(api, version, ["Read T one"], GroupId="g", MemberId="m", SubscribedTopicNames=["one"]).told["ErrorCode"]
+        == 30
+    )
+
+
+@of("ShareGroupHeartbeat", "ShareFetch", "ShareAcknowledge")
+def test_a_share_group_has_no_member_without_a_name() -> None:
+    for api in ("ShareGroupHeartbeat", "ShareFetch", "ShareAcknowledge"):
+        for name in ("", "m" * 37):
+            assert ask(api, 1, SEES_ONE, GroupId="g", MemberId=name).told["ErrorCode"] == 42
+    assert ask("ShareFetch", 1, SEES_ONE, GroupId=None, MemberId="m").told["ErrorCode"] == 42
 
 
 @of("ConsumerGroupHeartbeat")
@@ -836,14 +856,23 @@ def test_one_thing_on_the_cluster_told_of_each(api: str, version: int, operation
 )
 def test_settings(api: str, version: int, operation: str, field: str) -> None:
     named = [(2, "one"), (2, "secret"), (4, "1"), (8, "1"), (16, "m"), (32, "g"), (99, "?")]
+    if api == "DescribeConfigs":
+        unknown = [{"ResourceType": kind, "ResourceName": name} for kind, name in named]
+        assert [each["ErrorCode"] for each in ask(api, version, Resources=unknown).told[field]] == [42] * 7
+        named = named[:-1]
     resources = [{"ResourceType": kind, "ResourceName": name} for kind, name in named]
     done = ask(api, version, [f"{operation} T one"], Resources=resources)
     assert [each["ResourceName"] for each in done.sent["Resources"]] == ["one"]
     answer = done.answer(**{field: [{"ResourceType": 2, "ResourceName": "one"}]})[field]
-    assert [each["ErrorCode"] for each in answer] == [0, 29, 31, 31, 31, 30, 42]
+    assert [each["ErrorCode"] for each in answer] == [0, 29, 31, 31, 31, 30, 42][: len(named)]
     assert [(each["ResourceType"], each["ResourceName"]) for each in answer] == named
     allowed = [f"{operation} T *", f"{operation} G g", f"{operation} C "]
-    assert ask(api, version, allowed, Resources=resources[:-1]).action is Action.PASS
+    assert ask(api, version, allowed, Resources=resources[:6]).action is Action.PASS
+    if api != "DescribeConfigs":
+        assert [each["ErrorCode"] for each in ask(api, version, allowed, Resources=resources[:1] * 2).told[field]] == [
+            42,
+            42,
+        ]
 
 
 @of("ListConfigResources")

@@ -1,6 +1,7 @@
 """One request before the judge: what a row of the table asks of policy, and the plans that it can come to."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -112,6 +113,11 @@ class Case:
             for code, operation in OPERATIONS[resource].items()
             if bits >> code & 1 and self.sees(operation, resource, name)
         )
+
+    @staticmethod
+    def repeated[T: Hashable](keys: Iterable[T]) -> set[T]:
+        """What is named more than once: for APIs that refuse such, before they ask who may."""
+        return {key for key, count in Counter(keys).items() if count > 1}
 
     # ---- plans
 

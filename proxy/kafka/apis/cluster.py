@@ -20,6 +20,7 @@ BROKER_TYPE: Final = 4
 LOGGER_TYPE: Final = 8
 METRICS_TYPE: Final = 16
 GROUP_TYPE: Final = 32
+_TYPES: Final = (TOPIC_TYPE, BROKER_TYPE, LOGGER_TYPE, METRICS_TYPE, GROUP_TYPE)
 """ConfigResource.Type."""
 
 CONFIGS: Final = Part(
@@ -50,6 +51,13 @@ REASSIGNED: Final = Part(
     error="",
     inner=Part("Partitions", "Partitions", {"PartitionIndex": "PartitionIndex"}, message="ErrorMessage"),
 )
+REASSIGNING: Final = Part(
+    "Topics",
+    "Topics",
+    {"Name": "Name"},
+    error="",
+    inner=Part("PartitionIndexes", "Partitions", {"PartitionIndex": ""}, error=""),
+)
 MOVED: Final = Part(
     "Topics",
     "Results",
@@ -58,6 +66,7 @@ MOVED: Final = Part(
     inner=Part("Partitions", "Partitions", {"PartitionIndex": ""}),
 )
 QUOTAS: Final = Part("Entries", "Entries", {"Entity": "Entity"}, message="ErrorMessage")
+SCRAM: Final = Part("Users", "Results", {"User": "Name"})
 SCRAM_DELETED: Final = Part("Deletions", "Results", {"User": "Name"}, message="ErrorMessage")
 SCRAM_CHANGED: Final = Part("Upsertions", "Results", {"User": "Name"}, message="ErrorMessage")
 
@@ -86,16 +95,23 @@ def _config(case: Case, resource: Tree, operation: Operation) -> int:
         return case.topic(operation, name)
     if kind == GROUP_TYPE:
         return case.group(operation, name)
-    if kind in (BROKER_TYPE, LOGGER_TYPE, METRICS_TYPE):
-        return case.cluster(operation)
-    return Code.INVALID_REQUEST
+    return case.cluster(operation) if kind in _TYPES else Code.INVALID_REQUEST
 
 
 def configs(part: Part, operation: Operation) -> Callable[[Case], Plan]:
     """DescribeConfigs, AlterConfigs, IncrementalAlterConfigs."""
 
     def judge(case: Case) -> Plan:
-        return case.parted(part, [_config(case, each, operation) for each in case.body["Resources"]])
+        resources = case.body["Resources"]
+        if part is CONFIGS:
+            if any(each["ResourceType"] not in _TYPES for each in resources):
+                return case.refused(Code.INVALID_REQUEST)
+            return case.parted(part, [_config(case, each, operation) for each in resources])
+        twice = case.repeated(map(part.key, resources))
+        codes = [
+            Code.INVALID_REQUEST if part.key(each) in twice else _config(case, each, operation) for each in resources
+        ]
+        return case.parted(part, codes)
 
     return judge
 
@@ -245,14 +261,14 @@ ROWS: Final = {
     43: Row("ElectLeaders", Shape(parts=(ELECTED,)), elect),
     44: Row("IncrementalAlterConfigs", Shape(top="", parts=(ALTERED,)), configs(ALTERED, Operation.ALTER_CONFIGS)),
     45: Row("AlterPartitionReassignments", Shape(message="ErrorMessage", parts=(REASSIGNED,)), reassign),
-    46: Row("ListPartitionReassignments", _SAID, reassignments),
+    46: Row("ListPartitionReassignments", Shape(message="ErrorMessage", parts=(REASSIGNING,)), reassignments),
     48: Row(
         "DescribeClientQuotas",
-        Shape(message="ErrorMessage", fill={"Entries": None}),
+        Shape(fill={"Entries": None}),
         on_cluster(Operation.DESCRIBE_CONFIGS),
     ),
     49: Row("AlterClientQuotas", Shape(top="", parts=(QUOTAS,)), on_cluster(Operation.ALTER_CONFIGS)),
-    50: Row("DescribeUserScramCredentials", _SAID, _DESCRIBE),
+    50: Row("DescribeUserScramCredentials", Shape(parts=(SCRAM,)), _DESCRIBE),
     51: Row("AlterUserScramCredentials", Shape(top="", parts=(SCRAM_DELETED, SCRAM_CHANGED)), _ALTER),
     52: Row("Vote", Shape(), brokers_only),
     53: Row("BeginQuorumEpoch", Shape(), brokers_only),

@@ -8,6 +8,7 @@ class Code(IntEnum):
 
     NONE = 0
     UNKNOWN_TOPIC_OR_PARTITION = 3
+    INCONSISTENT_GROUP_PROTOCOL = 23
     TOPIC_AUTHORIZATION_FAILED = 29
     GROUP_AUTHORIZATION_FAILED = 30
     CLUSTER_AUTHORIZATION_FAILED = 31
@@ -26,6 +27,8 @@ TEXTS = {
     Code.GROUP_AUTHORIZATION_FAILED: "Group authorization failed.",
     Code.CLUSTER_AUTHORIZATION_FAILED: "Cluster authorization failed.",
     Code.UNSUPPORTED_VERSION: "The version of API is not supported.",
+    Code.INVALID_REQUEST: "This most likely occurs because of a request being malformed by the client library or the "
+    "message was sent to an incompatible broker. See the broker logs for more details.",
     Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "Transactional Id authorization failed.",
     Code.UNKNOWN_TOPIC_ID: "This server does not host this topic ID.",
 }

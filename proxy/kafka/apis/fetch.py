@@ -14,6 +14,7 @@ from policies.requests import Operation, Resource
 from proxy.kafka.apis.case import Case, Row
 from proxy.kafka.apis.cluster import brokers_only
 from proxy.kafka.apis.codes import Code
+from proxy.kafka.apis.new_groups import is_member
 from proxy.kafka.apis.shape import Part, Shape
 from proxy.kafka.plan import Authorizer, Plan
 
@@ -30,7 +31,7 @@ FETCH: Final = Part(
             "HighWatermark": -1,
             "LastStableOffset": -1,
             "LogStartOffset": -1,
-            "AbortedTransactions": None,
+            "AbortedTransactions": [],
             "PreferredReadReplica": -1,
             "Records": b"",
         },
@@ -120,9 +121,12 @@ def share(part: Part) -> Callable[[Case], Plan]:
     """A row of ShareFetch or ShareAcknowledge, outside of a session: the group, then each topic."""
 
     def judge(case: Case) -> Plan:
-        code = case.group(Operation.READ, case.body["GroupId"] or "")
-        if code:
-            return case.refused(code)
+        group, member = case.body["GroupId"], case.body["MemberId"]
+        if group is None:
+            return case.refused(Code.INVALID_REQUEST)
+        code = case.group(Operation.READ, group)
+        if code or not is_member(member):
+            return case.refused(code or Code.INVALID_REQUEST)
         codes = share_denials(case.body["Topics"], case.authorizer)
         if case.body["ShareSessionEpoch"] > 0:
             return case.answered({"ErrorCode": Code.SHARE_SESSION_NOT_FOUND, "Responses": []})
@@ -142,12 +146,10 @@ def _state(answered: str = "Results") -> Shape:
     return Shape(top="", parts=(part,))
 
 
-_SHARE: Final = Shape(message="ErrorMessage")
-
 ROWS: Final = {
     1: Row("Fetch", Shape(parts=(FETCH,)), fetch),
-    78: Row("ShareFetch", _SHARE, share(SHARE_FETCH)),
-    79: Row("ShareAcknowledge", _SHARE, share(SHARE_ACKNOWLEDGE)),
+    78: Row("ShareFetch", Shape(), share(SHARE_FETCH)),
+    79: Row("ShareAcknowledge", Shape(), share(SHARE_ACKNOWLEDGE)),
     83: Row("InitializeShareGroupState", _state(), brokers_only),
     84: Row("ReadShareGroupState", _state(), brokers_only),
     85: Row("WriteShareGroupState", _state(), brokers_only),

@@ -7,9 +7,13 @@ from typing import Final
 from parsers.kafka.codec import Tree
 from policies.requests import Operation, Resource
 from proxy.kafka.apis.case import Case, Row
+from proxy.kafka.apis.codes import Code
 from proxy.kafka.apis.inner import ASSIGNMENT, CONSUMER, SUBSCRIPTION, without_hidden
 from proxy.kafka.apis.shape import Part, Shape
 from proxy.kafka.plan import Plan
+
+FIRST_WITHOUT_NAME: Final = 7
+"""JoinGroup that says null for no protocol."""
 
 COMMIT: Final = Part(
     "Topics",
@@ -132,7 +136,8 @@ def join(case: Case) -> Plan:
 
     code = case.group(Operation.READ, case.body["GroupId"])
     if code:
-        return case.refused(code)
+        name = None if case.version >= FIRST_WITHOUT_NAME else ""
+        return case.answered({"ErrorCode": code, "GenerationId": -1, "ProtocolName": name})
     return case.passed(edit if case.body["ProtocolType"] == CONSUMER else None)
 
 
@@ -146,6 +151,8 @@ def sync(case: Case) -> Plan:
         answer["Assignment"] = without_hidden(ASSIGNMENT, given, case.shows_topic, certain=certain)
         return answer
 
+    if None in (case.body.get("ProtocolType", ""), case.body.get("ProtocolName", "")):
+        return case.refused(Code.INCONSISTENT_GROUP_PROTOCOL)
     code = case.group(Operation.READ, case.body["GroupId"])
     if code:
         return case.refused(code)
@@ -198,7 +205,7 @@ def delete_offsets(case: Case) -> Plan:
 ROWS: Final = {
     8: Row("OffsetCommit", Shape(top="", parts=(COMMIT,)), commit),
     9: Row("OffsetFetch", Shape(parts=(OFFSETS, GROUP_OFFSETS)), fetch_offsets),
-    11: Row("JoinGroup", Shape(fill={"ProtocolName": "", "GenerationId": -1}), join),
+    11: Row("JoinGroup", Shape(fill={"GenerationId": -1}), join),
     12: Row("Heartbeat", Shape(), member),
     13: Row("LeaveGroup", Shape(), member),
     14: Row("SyncGroup", Shape(), sync),

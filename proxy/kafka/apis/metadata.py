@@ -6,6 +6,7 @@ answer tells the brokers, which a client needs even where every topic is denied:
 away by Java's client, and nobody would see the error.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -30,12 +31,16 @@ FIRST_BY_ID: Final = 12
 FIRST_WITH_CREATION: Final = 4
 """The first Metadata that can ask not to create topics. Its answer has all that older ones have."""
 SHARE_KIND: Final = 2
+KINDS: Final = (0, 1, SHARE_KIND)
+"""Group, transaction, share group."""
 FIRST_OF_SHARES: Final = 6
 """FindCoordinator for share groups."""
 
 METADATA: Final = Part("Topics", "Topics", {"Name": "Name"})
 METADATA_BY_ID: Final = Part("Topics", "Topics", {"TopicId": "TopicId"}, fill={"Name": None})
 COORDINATORS: Final = Part("CoordinatorKeys", "Coordinators", {"Key": ""}, fill={"NodeId": -1, "Port": -1})
+NO_COORDINATORS: Final = replace(COORDINATORS, message="ErrorMessage")
+"""Where the whole is refused, there is text beside each code."""
 
 
 def metadata(case: Case) -> Plan:
@@ -169,8 +174,9 @@ def coordinator(case: Case) -> Plan:
     """FindCoordinator, for one key or, from version 4, for several."""
     kind = case.body.get("KeyType", 0)
     if "Key" in case.body:
-        code = _coordinated(case, kind, case.body["Key"])
-        return case.passed_or(code)
+        return case.passed_or(_coordinated(case, kind, case.body["Key"]))
+    if kind not in KINDS or (kind == SHARE_KIND and case.version >= FIRST_OF_SHARES):
+        return case.passed_or(_coordinated(case, kind, ""))
     return case.parted(COORDINATORS, [_coordinated(case, kind, key) for key in case.body["CoordinatorKeys"]])
 
 
@@ -193,7 +199,7 @@ ROWS: Final = {
     3: Row("Metadata", Shape(parts=(METADATA,)), metadata),
     10: Row(
         "FindCoordinator",
-        Shape(message="ErrorMessage", parts=(COORDINATORS,), fill={"NodeId": -1, "Port": -1}),
+        Shape(message="ErrorMessage", parts=(NO_COORDINATORS,), fill={"NodeId": -1, "Port": -1}),
         coordinator,
     ),
     17: Row("SaslHandshake", Shape(), handshake),

@@ -14,7 +14,7 @@ DESCRIBED: Final = Part("GroupIds", "Groups", {"GroupId": ""}, fill={"ErrorMessa
 HIDDEN_TOPICS: Final = "The group has described topic(s) that the client is not authorized to describe."
 HIDDEN_STREAMS: Final = "The described group uses topics that the client is not authorized to describe."
 
-SHARE_OFFSETS: Final = Part("Groups", "Groups", {"GroupId": "GroupId"}, message="ErrorMessage")
+SHARE_OFFSETS: Final = Part("Groups", "Groups", {"GroupId": "GroupId"})
 SHARE_TOPICS: Final = Part(
     "Topics",
     "Topics",
@@ -32,8 +32,25 @@ ALTERED: Final = Part(
 DELETED: Final = Part("Topics", "Responses", {"TopicName": "TopicName"}, message="ErrorMessage")
 
 
+MEMBER_LENGTH: Final = 36
+"""Of a share group's member id, which its client makes up: a UUID in words."""
+
+
+def is_member(member: str | None) -> bool:
+    """Whether this can be a member of a share group; brokers look before they ask who may see topics."""
+    return bool(member) and len(member or "") <= MEMBER_LENGTH
+
+
+def share_heartbeat(case: Case) -> Plan:
+    """ShareGroupHeartbeat."""
+    code = case.group(Operation.READ, case.body["GroupId"])
+    if code or not is_member(case.body["MemberId"]):
+        return case.refused(code or Code.INVALID_REQUEST)
+    return case.passed_or(_all_described(case, dict.fromkeys(case.body["SubscribedTopicNames"] or ())))
+
+
 def heartbeat(case: Case) -> Plan:
-    """ConsumerGroupHeartbeat, ShareGroupHeartbeat.
+    """ConsumerGroupHeartbeat.
 
     A broker matches a regular expression against the topics that *its* principal may describe. That is not this pod: an
     expression is for pods that see every topic.
@@ -179,13 +196,14 @@ def _share(part: Part, operation: Operation) -> Callable[[Case], Plan]:
 
 
 _GROUP: Final = Shape(message="ErrorMessage")
+_BEAT: Final = Shape()
 
 ROWS: Final = {
-    68: Row("ConsumerGroupHeartbeat", _GROUP, heartbeat),
+    68: Row("ConsumerGroupHeartbeat", _BEAT, heartbeat),
     69: Row("ConsumerGroupDescribe", Shape(top="", parts=(DESCRIBED,)), _describe(_assigned)),
-    76: Row("ShareGroupHeartbeat", _GROUP, heartbeat),
+    76: Row("ShareGroupHeartbeat", _BEAT, share_heartbeat),
     77: Row("ShareGroupDescribe", Shape(top="", parts=(DESCRIBED,)), _describe(_assigned)),
-    88: Row("StreamsGroupHeartbeat", _GROUP, streams_heartbeat),
+    88: Row("StreamsGroupHeartbeat", _BEAT, streams_heartbeat),
     89: Row("StreamsGroupDescribe", Shape(top="", parts=(DESCRIBED,)), _describe(_topology, HIDDEN_STREAMS)),
     90: Row("DescribeShareGroupOffsets", Shape(top="", parts=(SHARE_OFFSETS,)), share_offsets),
     91: Row("AlterShareGroupOffsets", _GROUP, _share(ALTERED, Operation.READ)),

@@ -58,7 +58,7 @@ CREATE_TOPICS: Final = Part(
     message="ErrorMessage",
     fill={"NumPartitions": -1, "ReplicationFactor": -1, "Configs": []},
 )
-CREATE_PARTITIONS: Final = Part("Topics", "Results", {"Name": "Name"}, message="ErrorMessage")
+CREATE_PARTITIONS: Final = Part("Topics", "Results", {"Name": "Name"})
 DELETE_NAMES: Final = Part("TopicNames", "Responses", {"Name": ""}, message="ErrorMessage")
 DELETE_TOPICS: Final = Part("Topics", "Responses", {"Name": "Name", "TopicId": "TopicId"}, message="ErrorMessage")
 TOPIC_PARTITIONS: Final = Part("Topics", "Topics", {"Name": "Name"})
@@ -93,9 +93,22 @@ def _produce(case: Case) -> Plan:
     return case.parted(PRODUCE, [case.topic_of(Operation.WRITE, topic) for topic in case.body["TopicData"]])
 
 
+def _once(case: Case, operation: Operation, names: list[str]) -> list[int]:
+    """A code for each name, INVALID_REQUEST for one that is there twice."""
+    twice = case.repeated(names)
+    return [Code.INVALID_REQUEST if name in twice else case.topic(operation, name) for name in names]
+
+
+def create_partitions(case: Case) -> Plan:
+    """CreatePartitions."""
+    return case.parted(
+        CREATE_PARTITIONS, _once(case, Operation.ALTER, [topic["Name"] for topic in case.body["Topics"]])
+    )
+
+
 def create_topics(case: Case) -> Plan:
     """CreateTopics. What a topic is made of is told to those who may see its settings (KIP-525)."""
-    codes = [case.topic(Operation.CREATE, topic["Name"]) for topic in case.body["Topics"]]
+    codes = _once(case, Operation.CREATE, [topic["Name"] for topic in case.body["Topics"]])
     hidden = {
         topic["Name"]
         for topic, code in zip(case.body["Topics"], codes, strict=True)
@@ -119,9 +132,10 @@ def create_topics(case: Case) -> Plan:
 def delete_topics(case: Case) -> Plan:
     """DeleteTopics, by name and from version 6 by id. A denied id comes back with the name only if that may be seen."""
     if "TopicNames" in case.body:
-        codes = [case.topic(Operation.DELETE, name) for name in case.body["TopicNames"]]
-        return case.parted(DELETE_NAMES, codes)
-    codes = [_deletable(case, element) for element in case.body["Topics"]]
+        return case.parted(DELETE_NAMES, _once(case, Operation.DELETE, case.body["TopicNames"]))
+    elements = case.body["Topics"]
+    twice = case.repeated(map(DELETE_TOPICS.key, elements))
+    codes = [Code.INVALID_REQUEST if DELETE_TOPICS.key(each) in twice else _deletable(case, each) for each in elements]
     return case.parted(DELETE_TOPICS, codes, merged=partial(_deleted, case))
 
 
@@ -194,7 +208,7 @@ ROWS: Final = {
     20: Row("DeleteTopics", _whole(DELETE_NAMES, DELETE_TOPICS), delete_topics),
     21: Row("DeleteRecords", _whole(DELETE_RECORDS), each_topic(DELETE_RECORDS, Operation.DELETE)),
     23: Row("OffsetForLeaderEpoch", _whole(LEADER_EPOCH), each_topic(LEADER_EPOCH, Operation.DESCRIBE, "Topic")),
-    37: Row("CreatePartitions", _whole(CREATE_PARTITIONS), each_topic(CREATE_PARTITIONS, Operation.ALTER)),
+    37: Row("CreatePartitions", _whole(CREATE_PARTITIONS), create_partitions),
     61: Row("DescribeProducers", _whole(PRODUCERS), each_topic(PRODUCERS, Operation.READ)),
     75: Row("DescribeTopicPartitions", _whole(TOPIC_PARTITIONS), topic_partitions),
 }
