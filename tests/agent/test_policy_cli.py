@@ -268,7 +268,7 @@ def test_kafka(place: Path, words: list[str], verdict: str, rule: str) -> None:
 
 
 def test_what_a_kafka_request_asks(place: Path) -> None:
-    words = [*"--from frontend --to web --port 9092 --kafka".split(), "txnoffsetcommit orders"]
+    words = [*["--from", "frontend", "--to", "web", "--port", "9092", "--kafka"], "txnoffsetcommit orders"]
     words += ["--kafka-group", "g"]
     report = explained(place, *words)
     assert [(each["asks"], each["verdict"]) for each in report["kafka_asks"]] == [
