@@ -8,7 +8,7 @@ from typing import Any, Final
 from parsers.kafka.codec import Tree, default_of
 from parsers.kafka.table import TABLE, Field
 from tests.kafka_parity.batch import batch
-from tests.kafka_parity.world import GROUPS, TOPICS, TRANSACTIONS, UNKNOWN_ID, World
+from tests.kafka_parity.world import GROUPS, OPEN_TOPICS, SHUT_TOPICS, TOPICS, TRANSACTIONS, UNKNOWN_ID, World
 
 _NUMBERS: Final[dict[str, tuple[int, ...]]] = {
     "Partition": (0, 0, 1, 7), "PartitionIndex": (0, 0, 1, 7), "Index": (0, 0, 1, 7), "PartitionId": (0, 1),
@@ -161,8 +161,8 @@ def _share(body: Tree) -> None:
 def _markers(body: Tree) -> None:
     for at, marker in enumerate(body["Markers"]):
         marker["ProducerId"] = at
-        for topic in marker["Topics"]:
-            topic["PartitionIndexes"] = [0]
+        names = {topic["Name"] for topic in marker["Topics"]} & {*OPEN_TOPICS, *SHUT_TOPICS}
+        marker["Topics"] = [{"Name": name, "PartitionIndexes": [0]} for name in sorted(names or {"shut-a"})]
 
 
 _DELETED: Final = {

@@ -116,7 +116,7 @@ class Case:
 
     @staticmethod
     def repeated[T: Hashable](keys: Iterable[T]) -> set[T]:
-        """What is named more than once: for APIs that refuse such, before they ask who may."""
+        """What is named more than once, for APIs that refuse such before they ask who may."""
         return {key for key, count in Counter(keys).items() if count > 1}
 
     # ---- plans
