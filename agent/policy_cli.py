@@ -115,6 +115,9 @@ def _add_learn(verbs: Any) -> None:
         "--namespace", action="append", default=[], metavar="NS", help="policies of this one; repeatable"
     )
     learn.add_argument("--egress", action="store_true", help="for the pods that connect, too")
+    learn.add_argument(
+        "--tulle", action="store_true", help="TulleNetworkPolicies, where they say more of Kafka than Cilium's can"
+    )
     learn.set_defaults(handler=lambda options: _guarded(_learn, options))
 
 
@@ -548,7 +551,8 @@ def _diff_report(found: "Difference", skipped: Mapping[str, int], lost: int) -> 
                 "direction": change.direction,
                 "port": change.port,
                 "protocol": protocol_name(change.protocol),
-                "http": change.request or None,
+                "http": None if change.kafka else change.request or None,
+                "kafka": change.request if change.kafka else None,
                 "old_rule": change.before.rule,
                 "new_rule": change.after.rule,
                 "reason": change.after.reason,
@@ -584,7 +588,7 @@ def _learn(options: argparse.Namespace) -> int:
     from policies.source import MAX_BYTES
 
     tale = read_flows(options.flows)
-    learned = learn(tale.flows, egress=options.egress, namespaces=frozenset(options.namespace))
+    learned = learn(tale.flows, egress=options.egress, namespaces=frozenset(options.namespace), ours=options.tulle)
     text = yaml.safe_dump_all(learned.documents, sort_keys=False, explicit_start=True) if learned.documents else ""
     sys.stdout.write(text)
     skipped = learned.skipped + tale.left_out

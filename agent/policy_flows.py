@@ -9,8 +9,22 @@ from pathlib import Path
 from agent.errors import AgentError
 from audit import reading, schema
 from policies.flows import RESERVED, Flow, HttpFlow, Party
+from policies.kafka import API_KEYS
+from policies.requests import KafkaRequest, Operation, Resource
 from policies.ruleset import TCP, UDP, Direction
 
+_NEEDED = (
+    "url",
+    "method",
+    "topic",
+    "client_id",
+    "operation",
+    "resource",
+    "name",
+    "source.labels",
+    "destination.labels",
+)
+"""What a record has to tell whole."""
 _DIRECTIONS = {"INGRESS": Direction.INGRESS, "EGRESS": Direction.EGRESS}
 _RESERVED_NUMBERS = {int(number): name for name, number in RESERVED.items()} | {11: "host"}
 
@@ -88,7 +102,7 @@ def _left_out(record: schema.Record, flow: schema.Flow) -> str:
     if flow.traffic_direction not in _DIRECTIONS:
         return "does not say which side decided"
     cut = record.tulle.truncated if record.tulle is not None else ()
-    if any(name in cut for name in ("url", "method", "source.labels", "destination.labels")):
+    if any(name in cut for name in _NEEDED):
         return "was cut to its limit"
     return ""
 
@@ -99,12 +113,19 @@ def _flow(record: schema.Record, flow: schema.Flow, parties: dict[object, Party]
         return "is neither TCP nor UDP"
     protocol, port = ports
     http: HttpFlow | None = None
-    if flow.l7 is not None:
-        if flow.l7.http is None:
-            return "is a request of another protocol than HTTP"
-        path, host = _target(flow.l7.http.url)
-        http = HttpFlow(flow.l7.http.method, path, host)
+    kafka: KafkaRequest | None = None
     tulle = record.tulle
+    if flow.l7 is not None:
+        if flow.l7.kafka is not None:
+            asked = _asked(flow.l7.kafka, tulle.kafka if tulle is not None else None)
+            if asked is None:
+                return "does not say what its Kafka request asked"
+            kafka = asked
+        elif flow.l7.http is not None:
+            path, host = _target(flow.l7.http.url)
+            http = HttpFlow(flow.l7.http.method, path, host)
+        else:
+            return "is a request of another protocol than HTTP and Kafka"
     addresses = flow.IP or schema.Addresses()
     return Flow(
         _party(addresses.source, flow.source, parties),
@@ -116,7 +137,25 @@ def _flow(record: schema.Record, flow: schema.Flow, parties: dict[object, Party]
         flow.verdict,
         tulle.rule if tulle is not None else "",
         tulle.reason if tulle is not None else "",
+        kafka,
     )
+
+
+def _asked(kafka: schema.Kafka, asked: schema.KafkaAsked | None) -> KafkaRequest | None:
+    """The question that a record tells of; None where it tells of none, as of a request that could not be read."""
+    key = API_KEYS.get(kafka.api_key)
+    if key is None and kafka.api_key.isascii() and kafka.api_key.isdigit():
+        key = int(kafka.api_key)
+    if key is None or asked is None:
+        return None
+    try:
+        operation, resource = Operation(asked.operation), Resource(asked.resource)
+    except ValueError:
+        return None
+    whole = resource in (Resource.CLUSTER, Resource.USER)
+    name = asked.name if asked.name or whole else None
+    topic = name if resource is Resource.TOPIC else None
+    return KafkaRequest(key, kafka.api_version, asked.client_id, topic, operation, resource, name)
 
 
 def _ports(flow: schema.Flow) -> tuple[int, int] | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
 from policies.inventory import Inventory, Pod
+from policies.requests import KafkaRequest
 from policies.resolve import IdentityKey, identity_key
 from policies.ruleset import (
     Direction,
@@ -66,7 +67,8 @@ class HttpFlow:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """One recorded decision. verdict: the record's word. direction: which side decided. port: the destination's."""
+    """One recorded decision. verdict: the record's word. direction: which side decided. port: the destination's.
+    http, kafka: at most one; of a Kafka request one question, of which there may be several."""
 
     source: Party
     destination: Party
@@ -77,6 +79,7 @@ class Flow:
     verdict: str = "FORWARDED"
     rule: str = ""
     reason: str = ""
+    kafka: KafkaRequest | None = None
 
     @property
     def own(self) -> Party:

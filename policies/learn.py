@@ -16,6 +16,8 @@ from typing import Final
 
 from policies.describe import protocol_name
 from policies.flows import HIDDEN, Flow, HttpFlow, Party, plain
+from policies.learn_kafka import is_ours, learned_rules, unlearnable
+from policies.requests import KafkaRequest
 from policies.ruleset import TCP, UDP, Direction
 from policies.selector import NAMESPACE_LABEL
 
@@ -71,9 +73,10 @@ class Learned:
 
 @dataclass(slots=True)
 class _Traffic:
-    """Between one workload and one peer on one port. requests: None once something without a request was seen."""
+    """Between one workload and one peer on one port. plain: something without a request was seen."""
 
     requests: list[HttpFlow] = field(default_factory=list)
+    kafka: list[KafkaRequest] = field(default_factory=list)
     plain: bool = False
 
 
@@ -81,10 +84,17 @@ type _Port = tuple[int, int]  # protocol, port
 type _Peers = dict[tuple[str, ...], dict[_Port, _Traffic]]  # by `_peer_key`
 
 
-def learn(flows: Iterable[Flow], *, egress: bool = False, namespaces: frozenset[str] = frozenset()) -> Learned:
+def learn(
+    flows: Iterable[Flow],
+    *,
+    egress: bool = False,
+    namespaces: frozenset[str] = frozenset(),
+    ours: bool = False,
+) -> Learned:
     """Policies that allow these flows.
 
-    egress: rules for the pods that connect, too. namespaces: only policies of these; empty: of all.
+    egress: rules for the pods that connect, too. namespaces: only policies of these; empty: of all. ours: in our own
+    kind where it says more than Cilium's can, which is of Kafka's groups, transactional ids and administration.
     """
     found = Learned()
     into: dict[Workload, _Peers] = {}
@@ -108,14 +118,17 @@ def learn(flows: Iterable[Flow], *, egress: bool = False, namespaces: frozenset[
             parties.setdefault(key, peer)
             traffic = table.setdefault(_workload(own), {}).setdefault(key, {})
             entry = traffic.setdefault((flow.protocol, flow.port), _Traffic())
-            if flow.http is None:
-                entry.plain = True
-            else:
+            if flow.http is not None:
                 entry.requests.append(flow.http)
+            elif flow.kafka is not None:
+                entry.kafka.append(flow.kafka)
+            else:
+                entry.plain = True
     names: dict[tuple[str, str], Workload] = {}
     for table, direction in ((into, Direction.INGRESS), (out, Direction.EGRESS)):
         for workload in sorted(table):
-            found.documents.append(_document(workload, table[workload], direction, parties, names, found.notes))
+            document = _document(workload, table[workload], direction, parties, names, found.notes, ours)
+            found.documents.append(document)
     return found
 
 
@@ -144,6 +157,8 @@ def _cannot(flow: Flow, *, egress: bool, namespaces: frozenset[str]) -> str:
             return f"pod {party.text} has no lasting label to be known by"
         if not party.name and (why := _nobody(party)):
             return why
+    if flow.kafka is not None and (why := unlearnable(flow.kafka)):
+        return why
     if flow.http is not None:
         path = flow.http.path
         if not flow.http.method or not path:
@@ -184,6 +199,7 @@ def _document(
     parties: Mapping[tuple[str, ...], Party],
     names: dict[tuple[str, str], Workload],
     notes: list[str],
+    ours: bool,
 ) -> dict[str, Yaml]:
     namespace, labels = workload
     side = direction.name.lower()
@@ -193,10 +209,13 @@ def _document(
         raise AssertionError("two workloads with one digest")
     # Peers with the same ports and requests share a rule.
     rules: dict[str, tuple[list[tuple[str, ...]], list[Yaml]]] = {}
+    own = False
     for key in sorted(peers):
-        ports: list[Yaml] = [
-            _port_entry(port, peers[key][port], f"{namespace}/{name}", notes) for port in sorted(peers[key])
-        ]
+        ports: list[Yaml] = []
+        for port in sorted(peers[key]):
+            entry, only_ours = _port_entry(port, peers[key][port], f"{namespace}/{name}", notes, ours)
+            ports.append(entry)
+            own = own or only_ours
         kind = key[0]
         rules.setdefault(f"{kind} {ports!r}", ([], ports))[0].append(key)
     written: list[Yaml] = []
@@ -205,8 +224,8 @@ def _document(
         written.append({**rule, "toPorts": ports})
     spec: dict[str, Yaml] = {"endpointSelector": {"matchLabels": dict(labels)}, side: written}
     return {
-        "apiVersion": "cilium.io/v2",
-        "kind": "CiliumNetworkPolicy",
+        "apiVersion": "tulle.dev/v1" if own else "cilium.io/v2",
+        "kind": "TulleNetworkPolicy" if own else "CiliumNetworkPolicy",
         "metadata": {"name": name, "namespace": namespace},
         "spec": spec,
     }
@@ -230,22 +249,33 @@ def _peers(
     return {f"{word}Endpoints": selectors}
 
 
-def _port_entry(port: _Port, traffic: _Traffic, name: str, notes: list[str]) -> dict[str, Yaml]:
+def _port_entry(
+    port: _Port, traffic: _Traffic, name: str, notes: list[str], ours: bool
+) -> tuple[dict[str, Yaml], bool]:
+    """The entry, and whether only our own kind can have it."""
     protocol, number = port
     entry: dict[str, Yaml] = {"ports": [{"port": str(number), "protocol": protocol_name(protocol)}]}
+    if traffic.requests and traffic.kafka:
+        notes.append(f"{name}: port {number} saw HTTP and Kafka: every request is allowed on it")
+        return entry, False
     if traffic.plain:
-        if traffic.requests:
+        if traffic.requests or traffic.kafka:
             notes.append(
                 f"{name}: port {number} also saw connections without a request: every request is allowed on it"
             )
-        return entry
+        return entry, False
+    if traffic.kafka:
+        records, more = learned_rules(traffic.kafka, MAX_RULES, ours=ours)
+        notes += [f"{name}: port {number} {note}" for note in more]
+        entry["rules"] = {"kafka": [*records]}
+        return entry, any(map(is_ours, records))
     rules = templates(traffic.requests)
     if len(rules) > MAX_RULES:
         notes.append(f"{name}: port {number} saw {len(rules)} kinds of requests: only methods are told apart")
         rules = [(method, ".*") for method in sorted({method for method, _ in rules})]
     http: list[Yaml] = [{"method": method, "path": path} for method, path in rules]
     entry["rules"] = {"http": http}
-    return entry
+    return entry, False
 
 
 def templates(requests: Iterable[HttpFlow]) -> list[tuple[str, str]]:

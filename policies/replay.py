@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from policies.engine import Engine, HttpRequest
-from policies.explain import Judgement, Question, identity_of, judge
+from policies.explain import Judgement, Question, asked_text, identity_of, judge
 from policies.flows import RESERVED, Cast, Flow, Party, hides_a_key, loosened, plain, possible, tightened
 from policies.inventory import Inventory
+from policies.kafka import API_NAMES
 from policies.policyset import PolicySet, ServicePeer
 from policies.resolve import resolve
 from policies.ruleset import RuleSet
@@ -54,8 +55,8 @@ class Replay:
         identity = self._identity(flow.peer)
         if identity is None:
             return Again(None, NO_PEER)
-        if flow.http is None:
-            question = Question(flow.protocol, flow.port)
+        if flow.http is None:  # a record has all that policies ask of a Kafka request
+            question = Question(flow.protocol, flow.port, kafka=flow.kafka)
             return Again(judge(self._engine, endpoint, flow.direction, identity, question))
         if self._asks_query and hides_a_key(flow.http):
             return Again(None, REDACTED)
@@ -99,6 +100,8 @@ class Change:
     before: Judgement
     after: Judgement
     count: int
+    kafka: bool = False
+    """Whether `request` is one of Kafka."""
 
     @property
     def kind(self) -> str:
@@ -149,18 +152,22 @@ def compare(old: PolicySet, new: PolicySet, flows: Sequence[Flow], known: Invent
             group = (*_key(flow), one.judgement.rule, two.judgement.rule)
             counts[group] += 1
             groups.setdefault(group, _change(flow, one.judgement, two.judgement))
-    found.changes = [_counted(change, counts[group]) for group, change in groups.items()]
+    found.changes = [replace(change, count=counts[group]) for group, change in groups.items()]
     found.changes.sort(key=lambda change: (change.kind, -change.count, change.source, change.destination))
     return found
 
 
 def _key(flow: Flow) -> tuple[object, ...]:
     http = (flow.http.method, flow.http.path, flow.http.host) if flow.http is not None else ()
-    return flow.source.text, flow.destination.text, flow.direction, flow.protocol, flow.port, *http
+    return flow.source.text, flow.destination.text, flow.direction, flow.protocol, flow.port, flow.kafka, *http
 
 
 def _change(flow: Flow, before: Judgement, after: Judgement) -> Change:
-    request = f"{flow.http.method} {flow.http.path}" if flow.http is not None else ""
+    request = ""
+    if flow.http is not None:
+        request = f"{flow.http.method} {flow.http.path}"
+    elif flow.kafka is not None:
+        request = f"{API_NAMES.get(flow.kafka.api_key, flow.kafka.api_key)} {asked_text(flow.kafka)}"
     return Change(
         flow.source.text,
         flow.destination.text,
@@ -171,20 +178,7 @@ def _change(flow: Flow, before: Judgement, after: Judgement) -> Change:
         before,
         after,
         1,
-    )
-
-
-def _counted(change: Change, count: int) -> Change:
-    return Change(
-        change.source,
-        change.destination,
-        change.direction,
-        change.protocol,
-        change.port,
-        change.request,
-        change.before,
-        change.after,
-        count,
+        flow.kafka is not None,
     )
 
 

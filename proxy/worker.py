@@ -33,6 +33,7 @@ import struct
 import sys
 from pathlib import Path
 
+from parsers.kafka.table import TABLE
 from policies.engine import Engine
 from policies.ruleset import RuleSet
 from policies.wire import apply_change, decode
@@ -314,6 +315,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s worker[{os.getpid()}] %(levelname)s %(message)s")
     control = socket.socket(fileno=int(sys.argv[1]))
     settings = json.loads(sys.argv[2])
+    TABLE.load()  # who is confined cannot read it
     confine(int(settings["uid"]))
     loop, watch = new_loop()
     with asyncio.Runner(loop_factory=lambda: loop) as runner:

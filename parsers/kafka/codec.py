@@ -47,7 +47,7 @@ class Reader:
 
     def __init__(self, data: bytes, at: int = 0, left: int = MAX_ELEMENTS, *, partial: bool = False) -> None:
         self.data = data
-        self.view = memoryview(data)
+        self.view: memoryview | None = None  # made by who needs one first
         self.at = at
         self.left = left
         self.partial = partial
@@ -106,7 +106,7 @@ def uvarint(data: bytes | bytearray | memoryview, at: int) -> tuple[int, int]:
 
 
 # Steps of a struct: (what, name, argument, nullable). From _COMPACT on a length is a varint; the rest is in `_loop`.
-_ONE, _RUN, _CALL, _STRING, _BYTES, _ARRAY = range(6)
+_ONE, _TWO, _RUN, _CALL, _STRING, _BYTES, _ARRAY = range(7)
 _COMPACT: Final = 8
 type _Step = tuple[int, str, Any, bool]
 
@@ -144,6 +144,10 @@ def _loop(steps: list[_Step], tags: "_Tagged | None" = None) -> ReadMany:
                             unpack, width = arg
                             (tree[name],) = unpack(data, at)
                             at += width
+                        elif what == _TWO:
+                            other, unpack, width = arg
+                            tree[name], tree[other] = unpack(data, at)
+                            at += width
                         elif what == _RUN:
                             names, unpack, width = arg
                             tree.update(zip(names, unpack(data, at), strict=True))
@@ -155,11 +159,11 @@ def _loop(steps: list[_Step], tags: "_Tagged | None" = None) -> ReadMany:
                         continue
                     if what >= _COMPACT:
                         what -= _COMPACT
-                        length = data[at]
+                        length = data[at] - 1
                         at += 1
-                        if length >= 0x80:
+                        if length >= 0x7F:  # of more bytes than one
                             length, at = uvarint(data, at - 1)
-                        length -= 1
+                            length -= 1
                     elif what == _STRING:
                         (length,) = int16(data, at)
                         at += 2
@@ -190,6 +194,8 @@ def _loop(steps: list[_Step], tags: "_Tagged | None" = None) -> ReadMany:
                         else:
                             if end > size:
                                 raise r.short()
+                            if r.view is None:
+                                r.view = memoryview(data)
                             tree[name] = r.view[at:end]
                         at = end
                 if has_tags:
@@ -227,6 +233,8 @@ def _steps(fields: tuple[Field, ...], version: int, *, flexible: bool) -> list[_
             packed = struct.Struct(">" + "".join(_FIXED[field.type] for field in run))
             if len(run) == 1:
                 steps.append((_ONE, run[0].name, (packed.unpack_from, packed.size), False))
+            elif len(run) == 2:
+                steps.append((_TWO, run[0].name, (run[1].name, packed.unpack_from, packed.size), False))
             else:
                 names = tuple(field.name for field in run)
                 steps.append((_RUN, "", (names, packed.unpack_from, packed.size), False))
@@ -419,8 +427,8 @@ def default_tree(fields: tuple[Field, ...], version: int) -> Tree:
 def body_reader(message: Message, version: int) -> Read:
     """Reads the body of a message in one version. Raises RemoteProtocolError, Incomplete for a partial reader."""
     flexible = message.is_flexible(version)
-    read = _struct(message.fields, version, flexible=flexible)
-    return lambda r: read(r, 1)[0]
+    many = _struct(message.fields, version, flexible=flexible)
+    return lambda r: many(r, 1)[0]
 
 
 @cache

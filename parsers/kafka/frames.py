@@ -98,12 +98,13 @@ def _form(key: int, version: int, kind: Kind) -> tuple[bool, Read]:
     return header_version(key, version, kind) == (2 if kind == "request" else 1), body_reader(message, version)
 
 
-def _request_header(reader: Reader) -> Request:
-    """Reads the header; version 2 ends in tagged fields, of which none is known. The request has no body yet."""
+def _request_header(reader: Reader) -> tuple[Request, Read]:
+    """Reads the header, which ends in tagged fields in version 2: none of them is known. Gives the request, without a
+    body yet, and how that is read."""
     data = reader.data
     try:
         key, version, correlation = _HEAD.unpack_from(data)
-        has_tags, _ = _form(key, version, "request")
+        has_tags, read_body = _form(key, version, "request")
         (length,) = _INT16.unpack_from(data, HEAD_BYTES)
     except struct.error:
         raise reader.short() from None
@@ -125,7 +126,7 @@ def _request_header(reader: Reader) -> Request:
     reader.at = at
     if has_tags:
         _header_tags(reader)
-    return Request(key, version, correlation, client_id, {}, 0, 0, reader.at)
+    return Request(key, version, correlation, client_id, {}, 0, 0, reader.at), read_body
 
 
 def _header_tags(reader: Reader) -> None:
@@ -147,9 +148,8 @@ def decode_request(data: bytes, elements: int = MAX_ELEMENTS) -> Request:
             not_utf8, tags_out_of_order, bad_tag_length, too_many_elements.
     """
     reader = Reader(data, 0, elements)
-    request = _request_header(reader)
-    _, read = _form(request.api_key, request.api_version, "request")
-    request.body = read(reader)
+    request, read_body = _request_header(reader)
+    request.body = read_body(reader)
     request.trailing = len(data) - reader.at
     request.unknown_tags = reader.unknown
     return request
@@ -159,7 +159,7 @@ def begin_request(data: bytes, until: str) -> tuple[Request, int]:
     """Read the start of a request of which more may come: the fields of the body before `until`. Gives the request and
     where that field begins. Raises codec.Incomplete when not so much is there, and what `decode_request` raises."""
     reader = Reader(data, partial=True)
-    request = _request_header(reader)
+    request, _ = _request_header(reader)
     message = message_of(request.api_key, request.api_version, "request")
     request.body = prefix_reader(message, request.api_version, until)(reader)
     request.unknown_tags = reader.unknown

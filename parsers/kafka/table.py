@@ -105,6 +105,10 @@ class Table:
                     others[name] = made
         return given["kafka"], apis, others
 
+    def load(self) -> None:
+        """Read it now: a process that gives up its rights may not be able to later."""
+        _ = self._read
+
     @property
     def release(self) -> str:
         """Of Apache Kafka, whose definitions these are: "4.3.1"."""

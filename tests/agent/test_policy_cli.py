@@ -18,6 +18,7 @@ from audit.record import (
     INGRESS,
     Connection,
     FlowFacts,
+    KafkaRequest,
     Request,
     Side,
 )
@@ -249,12 +250,38 @@ def test_requests_are_read_as_the_proxy_reads_them(place: Path, words: list[str]
         (["--kafka", "metadata"], "allow", "default/web ingress[0].toPorts[1].kafka[0]"),
         (["--kafka", "produce payments"], "deny", "default-deny"),
         (["--kafka", "consume orders"], "deny", "default-deny"),
+        (["--kafka", "initproducerid"], "allow", "default/web ingress[0].toPorts[1].kafka[0]"),
+        (
+            ["--kafka", "produce orders", "--kafka-transactional-id", "t"],
+            "allow",
+            "default/web ingress[0].toPorts[1].kafka[0]",
+        ),
+        (["--kafka", "joingroup", "--kafka-group", "g"], "deny", "default-deny"),
+        (["--kafka", "listgroups"], "allow", "default/web ingress[0].toPorts[1].kafka[0]"),
+        (["--kafka", "vote"], "deny", "default-deny"),
         ([], "allow", ""),
     ],
 )
 def test_kafka(place: Path, words: list[str], verdict: str, rule: str) -> None:
     report = explained(place, "--from", "frontend", "--to", "web", "--port", "9092", *words)
     assert (report["verdict"], report["rule"]) == (verdict, rule)
+
+
+def test_what_a_kafka_request_asks(place: Path) -> None:
+    words = [*"--from frontend --to web --port 9092 --kafka".split(), "txnoffsetcommit orders"]
+    words += ["--kafka-group", "g"]
+    report = explained(place, *words)
+    assert [(each["asks"], each["verdict"]) for each in report["kafka_asks"]] == [
+        ("Write any transactional id", "allow"),
+        ("Read group g", "deny"),
+        ("Read topic orders", "deny"),
+    ]
+    first = report["kafka_asks"][0]
+    assert (first["rule"], first["audited"]) == ("default/web ingress[0].toPorts[1].kafka[0]", False)
+    assert (first["file"], first["line"]) == ("policies/web.yaml", 18)
+    done = explain(place, *words)
+    assert "  asks Read group g: denied by default-deny\n" in done.stdout
+    assert "      group: Read is not in role produce\n" in done.stdout
 
 
 def test_without_a_request_an_accepted_connection_is_allowed(place: Path) -> None:
@@ -294,6 +321,8 @@ def test_a_port_by_its_name(place: Path) -> None:
         ([*ENDS, "--http", "GET /", "--kafka", "produce x"], "--http and --kafka exclude each other"),
         ([*ENDS, "--http", "GET /", "--protocol", "UDP"], "requests are judged on TCP alone"),
         ([*ENDS, "--protocol", "SCTP"], "unknown PROTOCOL 'SCTP'"),
+        ([*ENDS, "--kafka-group", "g"], "--kafka-client, --kafka-group and --kafka-transactional-id belong to --kafka"),
+        ([*ENDS, "--kafka", "produce a b"], "is not a request: expected an API and a topic, as 'produce orders'"),
         ([*ENDS, "--kafka", "prodce orders"], "no Kafka API 'prodce': did you mean 'produce'?"),
     ],
 )
@@ -384,6 +413,7 @@ def record(directory: Path, facts: Sequence[FlowFacts]) -> Path:
 FRONTEND = Side("10.9.0.2", 40000, 257, "default", "frontend", {"app": "frontend"})
 WEB = Side("10.9.0.1", 80, 258, "default", "web", {"app": "web", "pod-template-hash": "abc"})
 WORLD = Side("203.0.113.9", 50000, 9, reserved=("reserved:world-ipv4",))
+KAFKA = Side("10.9.0.1", 9092, 258, "default", "web", {"app": "web"})
 DNS = Side("203.0.113.53", 53, 9, reserved=("reserved:world-ipv4",))
 
 
@@ -473,6 +503,47 @@ def test_what_is_learned_passes_check_and_allows_the_flows(place: Path, flows: P
     compared = tulle("diff", "policies", "learned.yaml", "--flows", str(flows), where=place)
     assert "allow -> deny: 0" in compared.stdout
     assert "deny -> allow: 0" in compared.stdout
+
+
+def asks(api: str, operation: str, resource: str, name: str, verdict: str = FORWARDED) -> FlowFacts:
+    """A record of one question of a Kafka request."""
+    topic, group = (name if resource == kind else "" for kind in ("Topic", "Group"))
+    request = KafkaRequest(api, 9, 7, topic, "shop", group, "", operation, resource, name, 0)
+    return FlowFacts(Connection(INGRESS, FRONTEND, KAFKA), verdict, "why", "rule", 1, (), request)
+
+
+def test_kafka_records_are_learned_and_compared(place: Path) -> None:
+    facts = [
+        asks("apiversions", "Nothing", "Cluster", ""),
+        asks("metadata", "Describe", "Topic", "invoices"),
+        asks("fetch", "Read", "Topic", "invoices"),
+        asks("joingroup", "Read", "Group", "billing"),
+        asks("initproducerid", "Write", "Topic", ""),  # any topic
+        asks("produce", "Write", "Topic", "orders"),
+        asks("produce", "Write", "Topic", "secrets", DROPPED),
+        asks("produce", "Write", "Topic", "x" * 300),  # cut
+        asks("", "", "", ""),  # could not be read
+    ]
+    flows = record(place / "audit", facts)
+    for words, kind, consume in (
+        ([], "CiliumNetworkPolicy", "- role: consume\n          topic: invoices\n"),
+        (["--tulle"], "TulleNetworkPolicy", "- role: consume\n          topic: invoices\n          group: billing\n"),
+    ):
+        done = tulle("learn", str(flows), *words, where=place)
+        assert (done.returncode, f"kind: {kind}\n" in done.stdout, consume in done.stdout) == (0, True, True), done
+        assert "- role: produce\n          topic: orders\n" in done.stdout
+        assert "coverage: 6 of 7 flows" in done.stderr
+        assert "left out, was cut to its limit: 1" in done.stderr
+        assert "left out, does not say what its Kafka request asked: 1" in done.stderr
+        (place / "learned.yaml").write_text(done.stdout)
+        assert tulle("check", "learned.yaml", where=place).stdout == "1 good document, 0 errors, 0 warnings\n"
+        compared = tulle("diff", "policies", "learned.yaml", "--flows", str(flows), "--json", where=place)
+        changes = {each["kafka"]: each["change"] for each in json.loads(compared.stdout)["changes"]}
+        assert changes == {
+            "fetch Read topic invoices": "deny -> allow",
+            "joingroup Read group billing": "deny -> allow",
+            "metadata Describe topic invoices": "deny -> allow",
+        }
 
 
 def test_learning_nothing_is_not_good(place: Path, flows: Path) -> None:

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from policies.check import Checker
 from policies.compile import compile_policies
 from policies.flows import Flow, HttpFlow, Party
-from policies.learn import Learned, learn, templates
+from policies.learn import MAX_RULES, Learned, learn, templates
 from policies.load import load_text
 from policies.policyset import PolicySet
 from policies.replay import NO_PEER, NO_POD, REDACTED, compare, unknown_without_inventory
+from policies.requests import KafkaRequest, Operation, Resource
 from policies.ruleset import TCP, UDP, Direction
 
 IN, OUT = Direction.INGRESS, Direction.EGRESS
@@ -190,18 +191,38 @@ parties = st.one_of(pods, st.sampled_from([WORLD, WORLD6, NODE, NOBODY, Party("1
 
 
 @st.composite
+def kafkas(draw: st.DrawFn) -> KafkaRequest:
+    """Any question, of any API, about names that can and names that cannot be written."""
+    operation, resource = draw(st.sampled_from([*Operation])), draw(st.sampled_from([*Resource]))
+    key = draw(st.sampled_from([0, 1, 8, 11, 18, 92, 200]))
+    if operation is Operation.NOTHING:
+        return KafkaRequest(key, 1)
+    name = "" if resource is Resource.CLUSTER else draw(st.sampled_from([None, "a", "b", "a b", "a\tb", "", "*"]))
+    return KafkaRequest(key, 1, "c", name if resource is Resource.TOPIC else None, operation, resource, name)
+
+
+@st.composite
 def flows(draw: st.DrawFn) -> Flow:
     source, destination = draw(parties), draw(parties)
     direction = IN if destination.name and (not source.name or draw(st.booleans())) else OUT
     protocol = draw(st.sampled_from([TCP, TCP, UDP]))
     http = draw(st.one_of(st.none(), https)) if protocol == TCP else None
     verdict = draw(st.sampled_from(["FORWARDED", "FORWARDED", "AUDIT", "DROPPED", "ERROR"]))
+    if protocol == TCP and draw(st.booleans()):  # a port of its own: HTTP and Kafka on one would conflict
+        return Flow(source, destination, direction, protocol, 9092, None, verdict, kafka=draw(kafkas()))
     return Flow(source, destination, direction, protocol, draw(st.sampled_from([80, 53, 65535])), http, verdict)
 
 
-@given(st.lists(flows(), max_size=25), st.booleans(), st.sampled_from([frozenset[str](), frozenset({"default"})]))
-def test_every_flow_that_was_learned_is_allowed(seen: list[Flow], egress: bool, namespaces: frozenset[str]) -> None:
-    learned = learn(seen, egress=egress, namespaces=namespaces)
+@given(
+    st.lists(flows(), max_size=25),
+    st.booleans(),
+    st.sampled_from([frozenset[str](), frozenset({"default"})]),
+    st.booleans(),
+)
+def test_every_flow_that_was_learned_is_allowed(
+    seen: list[Flow], egress: bool, namespaces: frozenset[str], ours: bool
+) -> None:
+    learned = learn(seen, egress=egress, namespaces=namespaces, ours=ours)
     policies = policies_of(learned)  # raises where `check` would find a mistake
     assert learned.covered + sum(learned.skipped.values()) == learned.seen == len(seen)
     Checker(policies).warnings()
@@ -216,6 +237,137 @@ def test_every_flow_that_was_learned_is_allowed(seen: list[Flow], egress: bool, 
 @given(st.lists(flows(), min_size=1, max_size=10))
 def test_learning_does_not_depend_on_the_order(seen: list[Flow]) -> None:
     assert policies_of(learn(seen)).digest == policies_of(learn(seen[::-1])).digest
+
+
+# -- Kafka
+
+
+def question(operation: Operation, resource: Resource, name: str | None, key: int = 0) -> KafkaRequest:
+    return KafkaRequest(key, 9, "c", name if resource is Resource.TOPIC else None, operation, resource, name)
+
+
+def record(operation: Operation, resource: Resource, name: str | None, key: int = 0) -> Flow:
+    return Flow(FRONT, WEB, IN, TCP, 9092, kafka=question(operation, resource, name, key))
+
+
+WRITE, READ, DESCRIBE = Operation.WRITE, Operation.READ, Operation.DESCRIBE
+TOPIC, GROUP, TRANSACTION, CLUSTER = Resource.TOPIC, Resource.GROUP, Resource.TRANSACTIONAL_ID, Resource.CLUSTER
+CONSUMER = [
+    Flow(FRONT, WEB, IN, TCP, 9092, kafka=KafkaRequest(18, 3, "c")),
+    record(DESCRIBE, TOPIC, "orders", 3),
+    record(DESCRIBE, GROUP, "billing", 10),
+    record(READ, GROUP, "billing", 11),
+    record(READ, TOPIC, "orders", 1),
+    record(READ, TOPIC, "invoices", 1),
+]
+PRODUCER = [
+    record(DESCRIBE, TOPIC, "orders", 3),
+    record(Operation.IDEMPOTENT_WRITE, CLUSTER, "", 22),
+    record(WRITE, TOPIC, "orders"),
+    record(WRITE, TRANSACTION, "tx-1", 24),
+]
+
+
+@pytest.mark.parametrize(
+    ("seen", "cilium", "ours"),
+    [
+        (
+            CONSUMER,
+            [{"role": "consume", "topic": "invoices"}, {"role": "consume", "topic": "orders"}],
+            [
+                {"role": "consume", "topic": "invoices", "group": "billing"},
+                {"role": "consume", "topic": "orders", "group": "billing"},
+            ],
+        ),
+        (
+            [record(READ, TOPIC, "orders", 1), *(record(READ, GROUP, name, 11) for name in ("b", "a"))],
+            [{"role": "consume", "topic": "orders"}],
+            [
+                {"role": "consume", "topic": "orders", "group": "a"},
+                {"role": "consume", "topic": "orders", "group": "b"},
+            ],
+        ),
+        (
+            PRODUCER,
+            [{"role": "produce", "topic": "orders"}],
+            [{"role": "produce", "topic": "orders", "transactionalId": "tx-1"}],
+        ),
+        (
+            [record(Operation.CREATE, TOPIC, "new", 19), record(Operation.DELETE, GROUP, "g", 42)],
+            [{"apiKey": "createtopics", "topic": "new"}, {"apiKey": "deletegroups"}],
+            [{"role": "admin", "topic": "new"}, {"role": "admin", "group": "g"}],
+        ),
+        (
+            [record(DESCRIBE, TOPIC, "orders", 3), record(DESCRIBE, CLUSTER, "", 46)],
+            [{"apiKey": "listpartitionreassignments"}, {"apiKey": "metadata", "topic": "orders"}],
+            [{"apiKey": "listpartitionreassignments"}, {"apiKey": "metadata", "topic": "orders"}],
+        ),
+        ([CONSUMER[0]], [{"apiKey": "apiversions"}], [{"apiKey": "apiversions"}]),
+        (
+            [record(READ, GROUP, "billing", 11)],
+            [{"apiKey": "joingroup"}],
+            [{"apiKey": "joingroup", "group": "billing"}],
+        ),
+        ([record(WRITE, TOPIC, None, 22)], [{"apiKey": "initproducerid"}], [{"apiKey": "initproducerid"}]),
+    ],
+)
+def test_kafka_rules_are_learned(seen: list[Flow], cilium: list[dict[str, str]], ours: list[dict[str, str]]) -> None:
+    for own, want in ((False, cilium), (True, ours)):
+        learned = learn(seen, ours=own)
+        (document,) = learned.documents
+        spec = document["spec"]
+        assert isinstance(spec, dict)
+        port = {"ports": [{"port": "9092", "protocol": "TCP"}], "rules": {"kafka": want}}
+        assert spec["ingress"] == [{"fromEndpoints": [{"matchLabels": {"app": "front"}}], "toPorts": [port]}]
+        beyond = any("group" in rule or "transactionalId" in rule or "admin" in rule.values() for rule in want)
+        assert document["kind"] == ("TulleNetworkPolicy" if beyond else "CiliumNetworkPolicy")
+        assert not compare(PolicySet(), policies_of(learned), learned.flows).changes
+
+
+def test_kafka_questions_that_no_rule_can_allow_are_told() -> None:
+    learned = learn(
+        [
+            record(Operation.CLUSTER_ACTION, CLUSTER, "", 1),
+            record(READ, TOPIC, "a b", 1),
+            record(READ, TOPIC, "a", 200),
+        ]
+    )
+    assert learned.documents == []
+    assert dict(learned.skipped) == {
+        "asks for ClusterAction, which no rule allows": 1,
+        "is about a topic that no rule can name": 1,
+        "is of an API that has no name": 1,
+    }
+
+
+def test_too_many_topics_are_not_told_apart() -> None:
+    seen = [record(READ, TOPIC, f"t{i}", 1) for i in range(MAX_RULES + 1)]
+    learned = learn(seen)
+    assert learned.notes == [
+        "default/learned-web-ingress-4e7abc24: port 9092 saw 1001 topics that were read and 0 that were written: "
+        "they are not told apart"
+    ]
+    assert not compare(PolicySet(), policies_of(learned), learned.flows).changes
+
+
+def test_http_and_kafka_on_one_port_are_learned_as_everything() -> None:
+    learned = learn([*CONSUMER, replace(request("/a"), port=9092)])
+    assert learned.notes == [
+        "default/learned-web-ingress-4e7abc24: port 9092 saw HTTP and Kafka: every request is allowed on it"
+    ]
+    assert not compare(PolicySet(), policies_of(learned), learned.flows).changes
+
+
+def test_changes_of_kafka_rules_are_told() -> None:
+    text = ALLOW.replace('"80"', '"9092"').replace("http: [RULE]", "kafka: [{role: consume, topic: TOPIC}]")
+    before, after = (compile_policies(load_text(text.replace("TOPIC", name), "p")) for name in ("orders", "invoices"))
+    found = compare(before, after, CONSUMER)
+    assert sorted((each.kind, each.count, each.request, each.kafka) for each in found.changes) == [
+        ("allow -> deny", 1, "fetch Read topic orders", True),
+        ("allow -> deny", 1, "metadata Describe topic orders", True),
+        ("deny -> allow", 1, "fetch Read topic invoices", True),
+    ]
+    assert found.judged == len(CONSUMER)
 
 
 # -- compare
