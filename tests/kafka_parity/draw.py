@@ -44,16 +44,20 @@ _ENTITIES: Final = {"topicName": TOPICS, "groupId": GROUPS, "transactionalId": T
 class Draw:
     """Draws bodies of requests; the same from the same seed."""
 
-    def __init__(self, world: World, seed: int) -> None:
+    def __init__(self, world: World, seed: int, *, harmless: bool = True) -> None:
+        """harmless: a body may be sent to a broker, and more than once."""
         self._random = random.Random(seed)  # noqa: S311  for tests
         self._ids = [*world.ids, UNKNOWN_ID]
         self._world = world
+        self._harmless = harmless
 
     def body(self, key: int, version: int) -> Tree:
         """Of a request of an API, fit to be sent in a version."""
         api = TABLE.apis[key]
         assert api.request is not None
         body = self._struct(api.request.fields, version)
+        if not self._harmless:
+            return body
         if api.name == "DeleteTopics":
             gone = [topic_id for name, topic_id in self._world.now.items() if name.endswith("-del")]
             for topic in body.get("Topics", ()):
