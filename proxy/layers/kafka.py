@@ -40,8 +40,8 @@ from policies.requests import Operation, Resource
 from proxy.commands import Edge
 from proxy.events import LegFailure, Timer
 from proxy.flow import Flow
-from proxy.flow_event import AUDIT, DROPPED, ERROR, RULE_LIMIT, RULE_PROTOCOL, KafkaFacts
-from proxy.kafka.answers import error_of, inserted
+from proxy.flow_event import AUDIT, DROPPED, ERROR, RULE_LIMIT, RULE_PROTOCOL, ConnectionFacts, KafkaFacts
+from proxy.kafka.answers import error_of, inserted, quick_error
 from proxy.kafka.exchange import API_VERSIONS, Exchange
 from proxy.kafka.fetch import FETCH, ReadPlan, Sessions
 from proxy.kafka.ids import Place, ids_in, pairs_in, question, told_by
@@ -98,12 +98,14 @@ class KafkaLayer:
         "_holds",
         "_inbox",
         "_judge",
+        "_last_place",
         "_leg",
         "_lenient",
         "_metadata_version",
         "_outbox",
         "_paused",
         "_pending",
+        "_placed",
         "_pumping",
         "_shared",
         "_shares",
@@ -122,6 +124,8 @@ class KafkaLayer:
         self._shared = shared
         self._lenient = lenient
         self._judge = Judge(flow)
+        self._placed: ConnectionFacts | None = None
+        self._last_place: Place = (0, 0, 0, "", 0)
         self._holding = Holding(shared)
         self._inbox = Inbox()  # from the client
         self._outbox = Inbox()  # from the broker
@@ -692,8 +696,11 @@ class KafkaLayer:
     @property
     def _place(self) -> Place:
         facts = self._flow.facts
-        broker = facts.destination_address, facts.destination_port
-        return (facts.endpoint, facts.direction, facts.identity, *broker)
+        if facts is not self._placed:
+            self._placed = facts
+            broker = facts.destination_address, facts.destination_port
+            self._last_place = (facts.endpoint, facts.direction, facts.identity, *broker)
+        return self._last_place
 
     def _unknown_ids(self, request: Request) -> list[bytes]:
         """Topic ids of a request that this broker has not told yet."""
@@ -782,10 +789,15 @@ class KafkaLayer:
         else:
             if exchange.watch is not None:
                 error, _ = self._first_fields(exchange, raw[_SIZE.size : ANSWER_START])
-            if exchange.records and len(raw) <= READ_FOR_RECORD:
-                with contextlib.suppress(RemoteProtocolError):  # the client's to complain about
-                    body = decode_response(key, version, raw[_SIZE.size :]).body
         self._edge.pass_downstream(raw)
+        if exchange.records and body is None and len(raw) <= READ_FOR_RECORD:
+            frame = raw[_SIZE.size :]
+            quick = quick_error(key, version, frame) if key in (PRODUCE, FETCH) else None
+            if quick is not None:
+                error = quick
+            else:
+                with contextlib.suppress(RemoteProtocolError):  # the client's to complain about
+                    body = decode_response(key, version, frame).body
         self._answered(error, body)
 
     def _first_fields(self, exchange: Exchange, start: bytes) -> tuple[int, int]:
