@@ -1,9 +1,10 @@
 """The kafka rules of one port and peer: access lists, found by the name that they are about.
 
 Theory of operation: each rule is a few access lists (`policies.kafka.acls`). For every kind of resource there is one
-table: lists for every name, for one name, for what begins with a text (by its length), and globs in one RE2 set. What
-a list asks of the client id is a key of the table too, and lists that differ in the rule's name alone are one; so a
-question costs a few look-ups, not a test for each rule. The first rule in order that matches counts.
+table: lists for every name, for one name, for what begins with a text (by its length), and globs by the text that they
+begin or else end with, those with the same in one RE2 set. What a list asks of the client id is a key of the table too,
+and lists that differ in the rule's name alone are one; so a question costs a few look-ups, not a test for each rule.
+The first rule in order that matches counts.
 
 Whether *any* resource of a kind may be had (a question without a name) is what Kafka calls authorizeByResourceType: a
 list has to allow the operation on some name that no list denies, as far as that can be told from the two texts. Whether
@@ -16,14 +17,13 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from policies.kafka import Acl, Operations, acls, means_everything
-from policies.matchers import PatternSet
+from policies.matchers import Matcher, PatternSet, matcher
 from policies.requests import KafkaRequest, Operation, Resource
 from policies.ruleset import KafkaRule, Line, NameKind
 
+_WILD: Final = re.compile("[*?]")
 EVERY_TOPIC: Final = "*"
-MAX_SEEN: Final = 1024
-"""Names whose globs are remembered; past it all are forgotten. The longest name of a topic is 249 characters."""
-MAX_SEEN_NAME: Final = 249
+"""No topic has this name."""
 
 
 class Entry:
@@ -83,19 +83,49 @@ class _Bucket:
         return best
 
 
-class _Names:
-    """The lists about one kind of resource."""
+class _Globs:
+    """Lists about globs that begin, or end, with the same text."""
 
-    __slots__ = ("_any", "_exact", "_globs", "_prefixes", "_seen", "_set", "_some")
+    __slots__ = ("_by_glob", "_fits", "_set")
+
+    def __init__(self) -> None:
+        self._by_glob: dict[str, _Bucket] = {}
+        self._fits: Matcher | None = None
+        self._set: PatternSet | None = None
+
+    def add(self, glob: str, entry: Entry) -> None:
+        self._by_glob.setdefault(glob, _Bucket()).add(entry)
+
+    def get(self, glob: str) -> _Bucket | None:
+        return self._by_glob.get(glob)
+
+    def better(self, request: KafkaRequest, name: str, best: Entry | None) -> Entry | None:
+        """As `_Bucket.better`, of the globs that the name fits."""
+        if len(self._by_glob) == 1:
+            ((glob, bucket),) = self._by_glob.items()
+            if self._fits is None:
+                self._fits = matcher(glob_pattern(glob))
+            return bucket.better(request, best) if self._fits(name) else best
+        if self._set is None:
+            self._set = PatternSet([*map(glob_pattern, self._by_glob)])
+        buckets = [*self._by_glob.values()]
+        for index in self._set.matching(name):
+            best = buckets[index].better(request, best)
+        return best
+
+
+class _Names:
+    """The lists about one kind of resource. Prefixes, and beginnings and ends of globs, are keyed by their lengths."""
+
+    __slots__ = ("_any", "_exact", "_heads", "_prefixes", "_some", "_tails")
 
     def __init__(self) -> None:
         self._any = _Bucket()
         self._some = _Bucket()  # about whatever name
         self._exact: dict[str, _Bucket] = {}
         self._prefixes: dict[int, dict[str, _Bucket]] = {}
-        self._globs: dict[str, _Bucket] = {}
-        self._set: PatternSet | None = None
-        self._seen: dict[str, tuple[_Bucket, ...]] = {}
+        self._heads: dict[int, dict[str, _Globs]] = {}
+        self._tails: dict[int, dict[str, _Globs]] = {}
 
     def add(self, entry: Entry) -> None:
         kind, name = plain_name(entry.acl)
@@ -107,11 +137,13 @@ class _Names:
         elif kind is NameKind.PREFIX:
             self._prefixes.setdefault(len(name), {}).setdefault(name, _Bucket()).add(entry)
         else:
-            self._globs.setdefault(name, _Bucket()).add(entry)
+            table, text = self._place(name)
+            table.setdefault(len(text), {}).setdefault(text, _Globs()).add(name, entry)
 
-    def close(self) -> None:
-        """After the last `add`."""
-        self._prefixes = dict(sorted(self._prefixes.items()))
+    def _place(self, glob: str) -> tuple[dict[int, dict[str, _Globs]], str]:
+        if head := head_of(glob):
+            return self._heads, head
+        return self._tails, _WILD.split(glob)[-1]
 
     def some(self, request: KafkaRequest) -> Entry | None:
         """The first list that is about some name, whichever."""
@@ -126,9 +158,13 @@ class _Names:
             best = bucket.better(request, best)
         if self._prefixes:
             best = self._beginning(request, name, best)
-        if self._globs:
-            for bucket in self._matching(name):
-                best = bucket.better(request, best)
+        size = len(name)
+        for length, heads in self._heads.items():
+            if length <= size and (globs := heads.get(name[:length])) is not None:
+                best = globs.better(request, name, best)
+        for length, tails in self._tails.items():
+            if length <= size and (globs := tails.get(name[size - length :])) is not None:
+                best = globs.better(request, name, best)
         return best
 
     def covering(self, request: KafkaRequest, acl: Acl) -> Entry | None:
@@ -137,32 +173,20 @@ class _Names:
         if name is None or kind is NameKind.EXACT:
             return self.find(request, name)
         best = self._any.better(request, None)
-        if kind is NameKind.GLOB and (bucket := self._globs.get(name)) is not None:
+        if kind is NameKind.PREFIX:
+            return self._beginning(request, name, best)
+        table, text = self._place(name)
+        globs = table.get(len(text), {}).get(text)
+        if globs is not None and (bucket := globs.get(name)) is not None:
             best = bucket.better(request, best)
-        return self._beginning(request, name if kind is NameKind.PREFIX else head_of(name), best)
+        return self._beginning(request, head_of(name), best)
 
     def _beginning(self, request: KafkaRequest, name: str, best: Entry | None) -> Entry | None:
         size = len(name)
         for length, texts in self._prefixes.items():
-            if length > size:
-                break
-            if (bucket := texts.get(name[:length])) is not None:
+            if length <= size and (bucket := texts.get(name[:length])) is not None:
                 best = bucket.better(request, best)
         return best
-
-    def _matching(self, name: str) -> tuple[_Bucket, ...]:
-        try:
-            return self._seen[name]
-        except KeyError:
-            if self._set is None:
-                self._set = PatternSet([*map(glob_pattern, self._globs)])
-            buckets = [*self._globs.values()]
-            found = tuple(buckets[index] for index in self._set.matching(name))
-            if len(name) <= MAX_SEEN_NAME:
-                if len(self._seen) >= MAX_SEEN:
-                    self._seen.clear()
-                self._seen[name] = found
-            return found
 
 
 class KafkaRules:
@@ -184,10 +208,9 @@ class KafkaRules:
                 rule = KafkaRule(rule.name)
             if means_everything(rule):
                 self._nothing.add(Entry(order, line, rule, Acl(Resource.CLUSTER, None)))
-        for each in names.values():
-            each.close()
         self._names = tuple(names.items())  # compared by identity: an enum's hash is a call into Python
-        self._some: dict[tuple[Resource, Operation], list[Entry]] = {}
+        # of what is asked about any of a kind: what could allow it, by client id and API key
+        self._some: dict[tuple[Resource, Operation], dict[tuple[str | None, int | None], list[Entry]]] = {}
 
     def _entries(self) -> Iterator[Entry]:
         for order, (line, rule) in enumerate(self._rules):
@@ -225,25 +248,27 @@ class KafkaRules:
         if request.operation in (Operation.NOTHING, Operation.CLUSTER_ACTION):
             return self.find(request)
         key = request.resource, request.operation
-        some = self._some.get(key)
         denied = denials._of(request.resource)
+        some = self._some.get(key)
         if some is None:
-            some = self._some[key] = [
-                entry
-                for entry in self._entries()
-                if entry.acl.resource is request.resource
-                and (entry.operations is None or request.operation in entry.operations)
-                and (denied is None or (by := denied.covering(request, entry.acl)) is None or by.conditional)
-            ]
-        for entry in some:
-            client = entry.rule.client_id
-            if (
-                (client is None or client == request.client_id)
-                and entry.fits(request)
-                and (denied is None or denied.covering(request, entry.acl) is None)
-            ):
-                return entry
-        return None
+            some = self._some[key] = {}
+            for entry in self._entries():
+                if (
+                    entry.acl.resource is request.resource
+                    and (entry.operations is None or request.operation in entry.operations)
+                    and (denied is None or (by := denied.covering(request, entry.acl)) is None or by.conditional)
+                ):
+                    some.setdefault((entry.rule.client_id, entry.rule.api_key), []).append(entry)
+        best: Entry | None = None
+        for client in (None, request.client_id):
+            for api_key in (None, request.api_key):
+                for entry in some.get((client, api_key), ()):
+                    if best is not None and entry.order >= best.order:
+                        break
+                    if entry.fits(request) and (denied is None or denied.covering(request, entry.acl) is None):
+                        best = entry
+                        break
+        return best
 
     def _of(self, resource: Resource) -> _Names | None:
         for kind, names in self._names:
@@ -269,7 +294,7 @@ def plain_name(acl: Acl) -> tuple[NameKind, str | None]:
 
 def head_of(glob: str) -> str:
     """What every name that a glob matches begins with."""
-    return re.split(r"[*?]", glob, maxsplit=1)[0]
+    return _WILD.split(glob, maxsplit=1)[0]
 
 
 def glob_pattern(glob: str) -> str:

@@ -10,7 +10,13 @@ from parsers.errors import RemoteProtocolError
 from parsers.kafka.codec import Incomplete, Tree
 from parsers.kafka.frames import begin_response, encode_response, message_of
 
+PRODUCE: Final = 0
+FETCH: Final = 1
+_FLEXIBLE_PRODUCE, _FLEXIBLE_FETCH, _FIRST_SESSION, _FIRST_ID = 9, 12, 7, 13  # versions
+_NONE, _ONE, _ONE_BYTE = 1, 2, 0x7F  # lengths as a flexible version writes them: one more
+
 _NAMES: Final = ("Name", "Topic", "TopicName")
+_INT16: Final = struct.Struct(">h")
 _INT32: Final = struct.Struct(">i")
 
 
@@ -55,6 +61,46 @@ def _first(tree: Any) -> int:
             if code:
                 return code
     return 0
+
+
+def quick_error(api_key: int, version: int, frame: bytes) -> int | None:
+    """The error of a Produce or Fetch answer about one partition, or none; None where it has to be read in full.
+
+    What clients that wait for each answer get; to read it in full costs more than all else that is done for it.
+    """
+    flexible = version >= (_FLEXIBLE_PRODUCE if api_key == PRODUCE else _FLEXIBLE_FETCH)
+    try:
+        at = 4
+        if flexible:
+            if frame[4]:
+                return None  # tagged fields of the header
+            at = 5
+        if api_key != PRODUCE:
+            at += 4
+            if version >= _FIRST_SESSION:
+                error = _INT16.unpack_from(frame, at)[0]
+                at += 6
+                if error:
+                    return int(error)
+        if flexible:
+            if frame[at] != _ONE:
+                return 0 if frame[at] == _NONE else None
+            at += 1
+            width = 16 if version >= _FIRST_ID else frame[at]
+            if width > _ONE_BYTE or frame[at + width] != _ONE:
+                return None
+            at += width + 1
+        else:
+            (topics,) = _INT32.unpack_from(frame, at)
+            if topics != 1:
+                return None if topics else 0
+            at += 6 + _INT16.unpack_from(frame, at + 4)[0]
+            if _INT32.unpack_from(frame, at)[0] != 1:
+                return None
+            at += 4
+        return int(_INT16.unpack_from(frame, at + 4)[0])
+    except (IndexError, struct.error):
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,8 +40,8 @@ from policies.requests import Operation, Resource
 from proxy.commands import Edge
 from proxy.events import LegFailure, Timer
 from proxy.flow import Flow
-from proxy.flow_event import AUDIT, DROPPED, ERROR, RULE_LIMIT, RULE_PROTOCOL, KafkaFacts
-from proxy.kafka.answers import error_of, inserted
+from proxy.flow_event import AUDIT, DROPPED, ERROR, RULE_LIMIT, RULE_PROTOCOL, ConnectionFacts, KafkaFacts
+from proxy.kafka.answers import error_of, inserted, quick_error
 from proxy.kafka.exchange import API_VERSIONS, Exchange
 from proxy.kafka.fetch import FETCH, ReadPlan, Sessions
 from proxy.kafka.ids import Place, ids_in, pairs_in, question, told_by
@@ -98,12 +98,14 @@ class KafkaLayer:
         "_holds",
         "_inbox",
         "_judge",
+        "_last_place",
         "_leg",
         "_lenient",
         "_metadata_version",
         "_outbox",
         "_paused",
         "_pending",
+        "_placed",
         "_pumping",
         "_shared",
         "_shares",
@@ -122,6 +124,8 @@ class KafkaLayer:
         self._shared = shared
         self._lenient = lenient
         self._judge = Judge(flow)
+        self._placed: ConnectionFacts | None = None
+        self._last_place: Place = (0, 0, 0, "", 0)
         self._holding = Holding(shared)
         self._inbox = Inbox()  # from the client
         self._outbox = Inbox()  # from the broker
@@ -416,7 +420,7 @@ class KafkaLayer:
             self._unreadable(raw, error.reason)
             return
         if request.unknown_tags:
-            self._unreadable(raw, "unknown_tag")
+            self._unreadable(raw, "unknown_tag", request)
             return
         self._first = False
         missing = [] if asked else self._unknown_ids(request)
@@ -692,8 +696,11 @@ class KafkaLayer:
     @property
     def _place(self) -> Place:
         facts = self._flow.facts
-        broker = facts.destination_address, facts.destination_port
-        return (facts.endpoint, facts.direction, facts.identity, *broker)
+        if facts is not self._placed:
+            self._placed = facts
+            broker = facts.destination_address, facts.destination_port
+            self._last_place = (facts.endpoint, facts.direction, facts.identity, *broker)
+        return self._last_place
 
     def _unknown_ids(self, request: Request) -> list[bytes]:
         """Topic ids of a request that this broker has not told yet."""
@@ -782,10 +789,15 @@ class KafkaLayer:
         else:
             if exchange.watch is not None:
                 error, _ = self._first_fields(exchange, raw[_SIZE.size : ANSWER_START])
-            if exchange.records and len(raw) <= READ_FOR_RECORD:
-                with contextlib.suppress(RemoteProtocolError):  # the client's to complain about
-                    body = decode_response(key, version, raw[_SIZE.size :]).body
         self._edge.pass_downstream(raw)
+        if exchange.records and body is None and len(raw) <= READ_FOR_RECORD:
+            frame = raw[_SIZE.size :]
+            quick = quick_error(key, version, frame) if key in (PRODUCE, FETCH) else None
+            if quick is not None:
+                error = quick
+            else:
+                with contextlib.suppress(RemoteProtocolError):  # the client's to complain about
+                    body = decode_response(key, version, frame).body
         self._answered(error, body)
 
     def _first_fields(self, exchange: Exchange, start: bytes) -> tuple[int, int]:
@@ -952,8 +964,8 @@ class KafkaLayer:
         self._inbox.clear()
         self._drain_queue()
 
-    def _unreadable(self, raw: bytes, reason: str) -> None:
-        """A whole frame that cannot be read, or not whole: nothing of it goes on."""
+    def _unreadable(self, raw: bytes, reason: str, request: Request | None = None) -> None:
+        """A whole frame that cannot be read, or not whole: nothing of it goes on. request: as far as it could be."""
         flow = self._flow
         flow.engine()
         if self._first and self._pass_unparsed(f"not readable as kafka, {reason}", raw):
@@ -968,14 +980,25 @@ class KafkaLayer:
             self._send(raw, permit)
             return
         flow.counters["malformed"] += 1
-        if seen.api_key == API_VERSIONS and reason == "unknown_version":
+        exchange.answer = self._refusal(seen, reason, request)
+        if exchange.answer is not None:
             seen.error_code = UNSUPPORTED_VERSION
-            exchange.answer = framed(encode_response(API_VERSIONS, 0, seen.correlation_id, _own_versions()))
+            exchange.cost = len(exchange.answer)
             self._await(exchange)
         else:
             self._holds |= _CLOSING
         flow.record_kafka(exchange.facts, seen, DROPPED, reason, RULE_PROTOCOL)
         self._drain_queue()
+
+    def _refusal(self, seen: KafkaFacts, reason: str, request: Request | None) -> bytes | None:
+        """Error 35 in the API's own shape; None where it has none that we know."""
+        key, version, body = seen.api_key, seen.api_version, None
+        if reason == "unknown_version" and key == API_VERSIONS:
+            version, body = 0, _own_versions()
+        elif reason not in ("unknown_api", "unknown_version") and key >= 0:
+            request = request or Request(key, version, seen.correlation_id, None, {})
+            body = self._shared.refuse(request, UNSUPPORTED_VERSION).answer
+        return None if body is None else framed(encode_response(key, version, seen.correlation_id, body))
 
     def _pass_unparsed(self, why: str, raw: bytes = b"", *, tls: bool = False) -> bool:
         """Let the connection pass unparsed from its first byte on, if it may. Only before any request went on."""

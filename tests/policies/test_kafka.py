@@ -1,6 +1,7 @@
 """Kafka rules: what they allow and deny, as access lists; docs/policy.md, line by line."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from parsers.kafka.table import TABLE
 from policies.engine import DEFAULT_ALLOW, DEFAULT_DENY
 from policies.kafka import API_KEYS, API_NAMES, acls
 from policies.kafka_questions import MAIN, questions
-from policies.kafka_rules import glob_pattern
+from policies.kafka_rules import Entry, glob_pattern
 from policies.matchers import matcher
 from policies.requests import KafkaRequest, Operation, Resource
 from policies.ruleset import KafkaRule, NameKind
@@ -399,6 +400,38 @@ def test_the_first_rule_in_order_is_named() -> None:
         ("write o", "you", DEFAULT_DENY),
     ):
         assert ask(1, 0, PEER, 80, asked(question, client=client)).rule == rule
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda i: KafkaRule(f"r{i}", "produce", topic=f"t-{i}"),
+        lambda i: KafkaRule(f"r{i}", "produce", topic=f"t-{i}-", topic_kind=NameKind.PREFIX),
+        lambda i: KafkaRule(f"r{i}", "produce", topic=f"t-{i}-*x", topic_kind=NameKind.GLOB),
+        lambda i: KafkaRule(f"r{i}", "produce", topic=f"*-{i}", topic_kind=NameKind.GLOB),
+        lambda i: KafkaRule(f"r{i}", topic="t-1", client_id=f"c{i}"),
+        lambda i: KafkaRule(f"r{i}", "produce", topic="t-1"),
+    ],
+    ids=["exact", "prefix", "glob", "tail", "client", "same"],
+)
+def test_a_question_looks_at_few_of_many_rules(
+    make: Callable[[int], KafkaRule], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = 0
+    fits = Entry.fits
+
+    def counted(entry: Entry, request: KafkaRequest) -> bool:
+        nonlocal looked
+        looked += 1
+        return fits(entry, request)
+
+    monkeypatch.setattr(Entry, "fits", counted)
+    for count in (10, 5000):
+        made = Made(line("k", kafka=[make(i) for i in range(count)]))
+        for text in ("write t-1", "write t-1-x", "write t-9999", "read t-1", "write *", "transact x", "idempotent"):
+            looked = 0
+            made.engine.decide_kafka(1, 0, PEER, 80, asked(text, client="c7"))
+            assert looked <= 4, (count, text)
 
 
 def test_names_of_apis_are_those_of_the_table() -> None:

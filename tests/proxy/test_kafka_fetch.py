@@ -6,11 +6,13 @@ from hypothesis import strategies as st
 
 from parsers.kafka.frames import decode_request, decode_response
 from policies.requests import Operation, Resource
+from proxy.kafka.answers import error_of, quick_error
 from proxy.kafka.fetch import MAX_PARTITIONS, MAX_SESSIONS
 from proxy.limits import Limits
 from tests.proxy.kafka_talk import (
     FETCH,
     METADATA,
+    PRODUCE,
     Talk,
     described,
     fetch,
@@ -393,3 +395,24 @@ class Broker:
             self.queue.append(
                 fetched(asked.correlation_id, *sorted(names), session=told, error=error, version=self.version)
             )
+
+
+@pytest.mark.parametrize("api_key", [PRODUCE, FETCH])
+@pytest.mark.parametrize("topics", [(), ("orders",), ("o" * 200,), ("orders", "invoices")])
+@pytest.mark.parametrize("error", [0, 6, -1])
+def test_the_quick_error_is_the_error(api_key: int, topics: tuple[str, ...], error: int) -> None:
+    seen = set()
+    for version in range(4 if api_key else 3, newest(api_key) + 1):
+        if api_key == PRODUCE:
+            frame = produced(1, *topics, error=error, version=version)[4:]
+        else:
+            frame = fetched(1, *topics, session=7, version=version, error=error)[4:]
+        read = error_of(decode_response(api_key, version, frame).body)
+        quick = quick_error(api_key, version, frame)
+        assert quick in (read, None)
+        seen.add(quick)
+        for size in range(len(frame)):
+            quick_error(api_key, version, frame[:size])
+    if len(topics) <= 1:
+        assert seen - {None} <= {0, error}
+        assert seen != {None} or len(topics[0]) > 127
