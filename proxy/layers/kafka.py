@@ -445,12 +445,17 @@ class KafkaLayer:
         if goes_on and questions.permit is None and not questions.allows(Operation.NOTHING, Resource.CLUSTER, ""):
             plan, goes_on = Plan(Action.CLOSE, reason="not_allowed"), False
         exchange = Exchange(key, request.api_version, request.correlation_id, request.client_id, facts)
-        self._record(exchange, plan, questions, goes_on=goes_on)
         answers = key != PRODUCE or request.body["Acks"] != 0
         if plan.closes or plan.action is Action.CLOSE or not (goes_on or answers):
             self._holds |= _CLOSING
         if goes_on:
             self._forward(request, raw, plan, exchange, questions, answers=answers)
+        self._record(exchange, plan, questions, goes_on=goes_on)
+        if goes_on:
+            if not answers:
+                exchange.record(flow)
+            elif exchange.records and self._timer is not Timer.RECORD:
+                self._set_timer(Timer.RECORD, flow.limits.record_s)
         elif plan.answer is not None and answers:
             exchange.answer = framed(encode_response(key, request.api_version, request.correlation_id, plan.answer))
             exchange.cost = len(exchange.answer)
@@ -506,7 +511,6 @@ class KafkaLayer:
         else:
             self._silent = True
             self._moved()
-            exchange.record(self._flow)
         self._send(raw, questions.permit)
 
     def _await(self, exchange: Exchange) -> None:
@@ -518,8 +522,6 @@ class KafkaLayer:
             self._holds |= _PENDING
         if exchange.cost:
             self._account()
-        if exchange.records and self._timer is not Timer.RECORD:
-            self._set_timer(Timer.RECORD, limits.record_s)
 
     def _send(self, raw: bytes, permit: Permit | None) -> None:
         """Send a whole frame, on a leg that there is or will be."""
@@ -588,6 +590,8 @@ class KafkaLayer:
         self._exchange = exchange
         if request.body["Acks"] != 0:
             self._await(exchange)
+            if self._timer is not Timer.RECORD:
+                self._set_timer(Timer.RECORD, flow.limits.record_s)
         self._send(data, permit)
 
     def _allows_upload(self, upload: Upload, exchange: Exchange) -> Permit | None:
