@@ -5,9 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parsers.kafka.table import TABLE
+from policies.ruleset import KafkaRule
 from proxy.events import LegFailure, Timer
 from proxy.layers.opaque import OpaqueLayer
 from proxy.limits import Limits
+from tests.proxy.dialogue import PORT
+from tests.proxy.helpers import rules
 from tests.proxy.kafka_talk import (
     API_VERSIONS,
     HEARTBEAT,
@@ -567,3 +570,32 @@ def test_no_api_is_refused_in_a_shape_that_cannot_be_written(key: int) -> None:
             frame = key.to_bytes(2) + version.to_bytes(2) + b"\0\0\0\5\xff\xff\0" + body
             talk.client(len(frame).to_bytes(4) + frame)
             assert talk.over or talk.correlations() == [5] or talk.up == [frame]
+
+
+def test_tls_passes_where_any_request_would_until_that_changes() -> None:
+    talk = Talk()
+    everything = rules(port=PORT, revision=2, kafka=(KafkaRule("r-all"),))
+    talk.box.swap(everything)
+    hello = b"\x16\x03\x01\x02\x00\x01"
+    talk.client(hello)
+    assert isinstance(talk.now, OpaqueLayer)
+    assert bytes(talk.edge.legs[0]) == hello
+    assert talk.records() == ["FORWARDED tls_opaque"]
+    assert talk.events[0].rule == "r-all"
+    talk.box.swap(rules(port=PORT, revision=3, kafka=(KafkaRule("r-all"), KafkaRule("r-other", topic="x"))))
+    talk.now.rules_changed()
+    assert talk.over == ""
+    talk.swap("orders")
+    talk.now.rules_changed()
+    assert talk.over == "reset"
+    assert talk.records()[-1] == "DROPPED opaque_no_longer_allowed"
+    assert talk.counters["opaque_closed"] == 1
+
+
+def test_tls_does_not_pass_where_something_is_denied() -> None:
+    talk = Talk()
+    kafka = (KafkaRule("r-all"), KafkaRule("r-not", topic="secrets", deny=True))
+    talk.box.swap(rules(port=PORT, revision=2, kafka=kafka))
+    talk.client(b"\x16\x03\x01")
+    assert talk.over == "finish, linger"
+    assert talk.edge.legs == []
