@@ -7,7 +7,7 @@ from parsers.kafka.codec import Tree
 from parsers.kafka.frames import Request, decode_response, encode_request, framed
 from policies.ruleset import KafkaRule
 from proxy.counters import new_counters
-from proxy.kafka.apis import judge
+from proxy.kafka.apis import judge, refuse
 from proxy.kafka.shared import Shared
 from tests.kafka_parity.link import WAIT_S, Closed
 from tests.proxy.dialogue import PORT
@@ -23,7 +23,7 @@ class Pod:
     def __init__(self, port: int, kafka: tuple[KafkaRule, ...]) -> None:
         self._port = port
         self._engine = rules(port=PORT, kafka=kafka)
-        self._shared = Shared(new_counters(), judge)
+        self._shared = Shared(new_counters(), judge, refuse)
         self._talk: Talk | None = None
         self._socket: socket.socket | None = None
         self._told = self._sent = self._correlation = 0
