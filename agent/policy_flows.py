@@ -3,13 +3,14 @@
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent.errors import AgentError
 from audit import reading, schema
 from policies.flows import RESERVED, Flow, HttpFlow, Party
 from policies.kafka import API_KEYS
+from policies.kafka_questions import MAIN
 from policies.requests import KafkaRequest, Operation, Resource
 from policies.ruleset import TCP, UDP, Direction
 
@@ -114,13 +115,14 @@ def _flow(record: schema.Record, flow: schema.Flow, parties: dict[object, Party]
     protocol, port = ports
     http: HttpFlow | None = None
     kafka: KafkaRequest | None = None
+    beside: tuple[KafkaRequest, ...] = ()
     tulle = record.tulle
     if flow.l7 is not None:
         if flow.l7.kafka is not None:
             asked = _asked(flow.l7.kafka, tulle.kafka if tulle is not None else None)
             if asked is None:
                 return "does not say what its Kafka request asked"
-            kafka = asked
+            kafka, beside = asked
         elif flow.l7.http is not None:
             path, host = _target(flow.l7.http.url)
             http = HttpFlow(flow.l7.http.method, path, host)
@@ -138,11 +140,15 @@ def _flow(record: schema.Record, flow: schema.Flow, parties: dict[object, Party]
         tulle.rule if tulle is not None else "",
         tulle.reason if tulle is not None else "",
         kafka,
+        beside,
     )
 
 
-def _asked(kafka: schema.Kafka, asked: schema.KafkaAsked | None) -> KafkaRequest | None:
-    """The question that a record tells of; None where it tells of none, as of a request that could not be read."""
+def _asked(
+    kafka: schema.Kafka, asked: schema.KafkaAsked | None
+) -> tuple[KafkaRequest, tuple[KafkaRequest, ...]] | None:
+    """The question that a record tells of, and what the request asked beside it of its group and transactional id; None
+    where it tells of none, as of a request that could not be read."""
     key = API_KEYS.get(kafka.api_key)
     if key is None and kafka.api_key.isascii() and kafka.api_key.isdigit():
         key = int(kafka.api_key)
@@ -155,7 +161,16 @@ def _asked(kafka: schema.Kafka, asked: schema.KafkaAsked | None) -> KafkaRequest
     whole = resource in (Resource.CLUSTER, Resource.USER)
     name = asked.name if asked.name or whole else None
     topic = name if resource is Resource.TOPIC else None
-    return KafkaRequest(key, kafka.api_version, asked.client_id, topic, operation, resource, name)
+    question = KafkaRequest(key, kafka.api_version, asked.client_id, topic, operation, resource, name)
+    known = {Resource.GROUP: asked.group, Resource.TRANSACTIONAL_ID: asked.transactional_id}
+    known.pop(resource, None)
+    beside = tuple(
+        replace(question, topic=None, operation=ask.operation, resource=ask.resource, name=known[ask.resource])
+        for step in MAIN.get(key, ())
+        for ask in step
+        if known.get(ask.resource)
+    )
+    return question, beside
 
 
 def _ports(flow: schema.Flow) -> tuple[int, int] | None:

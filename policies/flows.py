@@ -80,6 +80,8 @@ class Flow:
     rule: str = ""
     reason: str = ""
     kafka: KafkaRequest | None = None
+    beside: tuple[KafkaRequest, ...] = ()
+    """What else its request must have asked: beside topics, a group or transactional id has no record of its own."""
 
     @property
     def own(self) -> Party:

@@ -121,7 +121,7 @@ def learn(
             if flow.http is not None:
                 entry.requests.append(flow.http)
             elif flow.kafka is not None:
-                entry.kafka.append(flow.kafka)
+                entry.kafka += [flow.kafka, *(asked for asked in flow.beside if not unlearnable(asked))]
             else:
                 entry.plain = True
     names: dict[tuple[str, str], Workload] = {}

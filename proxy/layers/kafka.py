@@ -420,7 +420,7 @@ class KafkaLayer:
             self._unreadable(raw, error.reason)
             return
         if request.unknown_tags:
-            self._unreadable(raw, "unknown_tag")
+            self._unreadable(raw, "unknown_tag", request)
             return
         self._first = False
         missing = [] if asked else self._unknown_ids(request)
@@ -445,12 +445,17 @@ class KafkaLayer:
         if goes_on and questions.permit is None and not questions.allows(Operation.NOTHING, Resource.CLUSTER, ""):
             plan, goes_on = Plan(Action.CLOSE, reason="not_allowed"), False
         exchange = Exchange(key, request.api_version, request.correlation_id, request.client_id, facts)
-        self._record(exchange, plan, questions, goes_on=goes_on)
         answers = key != PRODUCE or request.body["Acks"] != 0
         if plan.closes or plan.action is Action.CLOSE or not (goes_on or answers):
             self._holds |= _CLOSING
         if goes_on:
             self._forward(request, raw, plan, exchange, questions, answers=answers)
+        self._record(exchange, plan, questions, goes_on=goes_on)
+        if goes_on:
+            if not answers:
+                exchange.record(flow)
+            elif exchange.records and self._timer is not Timer.RECORD:
+                self._set_timer(Timer.RECORD, flow.limits.record_s)
         elif plan.answer is not None and answers:
             exchange.answer = framed(encode_response(key, request.api_version, request.correlation_id, plan.answer))
             exchange.cost = len(exchange.answer)
@@ -506,7 +511,6 @@ class KafkaLayer:
         else:
             self._silent = True
             self._moved()
-            exchange.record(self._flow)
         self._send(raw, questions.permit)
 
     def _await(self, exchange: Exchange) -> None:
@@ -518,8 +522,6 @@ class KafkaLayer:
             self._holds |= _PENDING
         if exchange.cost:
             self._account()
-        if exchange.records and self._timer is not Timer.RECORD:
-            self._set_timer(Timer.RECORD, limits.record_s)
 
     def _send(self, raw: bytes, permit: Permit | None) -> None:
         """Send a whole frame, on a leg that there is or will be."""
@@ -588,6 +590,8 @@ class KafkaLayer:
         self._exchange = exchange
         if request.body["Acks"] != 0:
             self._await(exchange)
+            if self._timer is not Timer.RECORD:
+                self._set_timer(Timer.RECORD, flow.limits.record_s)
         self._send(data, permit)
 
     def _allows_upload(self, upload: Upload, exchange: Exchange) -> Permit | None:
@@ -964,8 +968,8 @@ class KafkaLayer:
         self._inbox.clear()
         self._drain_queue()
 
-    def _unreadable(self, raw: bytes, reason: str) -> None:
-        """A whole frame that cannot be read, or not whole: nothing of it goes on."""
+    def _unreadable(self, raw: bytes, reason: str, request: Request | None = None) -> None:
+        """A whole frame that cannot be read, or not whole: nothing of it goes on. request: as far as it could be."""
         flow = self._flow
         flow.engine()
         if self._first and self._pass_unparsed(f"not readable as kafka, {reason}", raw):
@@ -980,14 +984,25 @@ class KafkaLayer:
             self._send(raw, permit)
             return
         flow.counters["malformed"] += 1
-        if seen.api_key == API_VERSIONS and reason == "unknown_version":
+        exchange.answer = self._refusal(seen, reason, request)
+        if exchange.answer is not None:
             seen.error_code = UNSUPPORTED_VERSION
-            exchange.answer = framed(encode_response(API_VERSIONS, 0, seen.correlation_id, _own_versions()))
+            exchange.cost = len(exchange.answer)
             self._await(exchange)
         else:
             self._holds |= _CLOSING
         flow.record_kafka(exchange.facts, seen, DROPPED, reason, RULE_PROTOCOL)
         self._drain_queue()
+
+    def _refusal(self, seen: KafkaFacts, reason: str, request: Request | None) -> bytes | None:
+        """Error 35 in the API's own shape; None where it has none that we know."""
+        key, version, body = seen.api_key, seen.api_version, None
+        if reason == "unknown_version" and key == API_VERSIONS:
+            version, body = 0, _own_versions()
+        elif reason not in ("unknown_api", "unknown_version") and key >= 0:
+            request = request or Request(key, version, seen.correlation_id, None, {})
+            body = self._shared.refuse(request, UNSUPPORTED_VERSION).answer
+        return None if body is None else framed(encode_response(key, version, seen.correlation_id, body))
 
     def _pass_unparsed(self, why: str, raw: bytes = b"", *, tls: bool = False) -> bool:
         """Let the connection pass unparsed from its first byte on, if it may. Only before any request went on."""
