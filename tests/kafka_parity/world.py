@@ -147,6 +147,26 @@ def commit(boss: Link, group: str) -> None:
     )
 
 
+def begin(boss: Link, transaction: str, *topics: str) -> None:
+    """A transaction that writes to topics, and does not end, unless there is one."""
+    (state,) = boss.say("DescribeTransactions", 0, TransactionalIds=[transaction])["TransactionStates"]
+    if state["TransactionState"] == "Ongoing":
+        return
+    made = until(
+        partial(boss.say, "InitProducerId", 4, TransactionalId=transaction, TransactionTimeoutMs=60000),
+        lambda told: not told["ErrorCode"],
+    )
+    until(
+        partial(
+            boss.say, "AddPartitionsToTxn", 3,
+            V3AndBelowTransactionalId=transaction, V3AndBelowProducerId=made["ProducerId"],
+            V3AndBelowProducerEpoch=made["ProducerEpoch"],
+            V3AndBelowTopics=[{"Name": name, "Partitions": [0]} for name in topics],
+        ),
+        lambda told: not told["ResultsByTopicV3AndBelow"][0]["ResultsByPartition"][0]["PartitionErrorCode"],
+    )  # fmt: skip
+
+
 def _coordinated(boss: Link, kind: int, key: str) -> None:
     until(
         partial(boss.say, "FindCoordinator", 4, KeyType=kind, CoordinatorKeys=[key]),
