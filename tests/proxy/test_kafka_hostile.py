@@ -5,7 +5,7 @@ import pytest
 from parsers.kafka.codec import Tree
 from policies.ruleset import KafkaRule
 from proxy.counters import new_counters
-from proxy.kafka.apis import judge
+from proxy.kafka.apis import judge, refuse
 from proxy.kafka.questions import MAX_QUESTIONS
 from proxy.kafka.shared import Shared
 from proxy.kafka.upload import ELEMENT_BYTES, MAX_TOPICS
@@ -29,7 +29,7 @@ IDS = ids_of("orders", "secrets")
 
 def consumer(limits: Limits | None = None) -> Talk:
     """A flow that may read `orders` in the groups that begin with `billing`, judged as in the product."""
-    talk = Talk(limits=limits, shared=Shared(new_counters(), judge))
+    talk = Talk(limits=limits, shared=Shared(new_counters(), judge, refuse))
     rule = KafkaRule("r", role="consume", topic="orders", group="billing")
     talk.box.swap(rules(port=PORT, revision=2, kafka=(rule,)))
     talk.layer.rules_changed()
@@ -111,7 +111,7 @@ def test_a_denied_group_beside_an_allowed_one_has_a_record() -> None:
 
 
 def test_a_denied_broker_beside_an_allowed_topic_has_a_record() -> None:
-    talk = Talk(shared=Shared(new_counters(), judge))
+    talk = Talk(shared=Shared(new_counters(), judge, refuse))
     rule = KafkaRule("r", role="admin", topic="orders")
     talk.box.swap(rules(port=PORT, revision=2, kafka=(rule,)))
     resources: list[Tree] = [
