@@ -49,7 +49,7 @@ def register(commands: Any) -> None:
         "kafka",
         help="frames of the Kafka protocol",
         description=_DESCRIPTION,
-        epilog="""example: echo '{"id": 1, "frame": "ABIAAAAAAAEAAA=="}' | tulle decode kafka""",
+        epilog="""example: tulle decode kafka <<< '{"id": 1, "frame": "ABIAAAAAAAEAAA=="}'""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     kafka.add_argument("file", nargs="?", default="-", metavar="FILE", help="default, and '-': standard input")

@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
         type=_whole,
         default=1,
         metavar="N",
-        help="for memory: GiB to write and read through each proxy, after a first one; 0: none (default: %(default)s)",
+        help="for memory: GiB to write and read through tulle, after a first one; 0: none (default: %(default)s)",
     )
     every = add(
         "all", "http with 10,000 idle connections, connect, scale, policies and kafka", turns, " --json rows.json"

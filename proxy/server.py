@@ -24,7 +24,7 @@ from proxy.dial import Dialler, Upstreams
 from proxy.edge import FlowEdge
 from proxy.flow import Address, Flow, Note
 from proxy.flow_event import DROPPED, ERROR, RULE_GUARD, RULE_LIMIT, FlowEvent
-from proxy.kafka.apis import judge
+from proxy.kafka.apis import judge, refuse
 from proxy.kafka.shared import Shared
 from proxy.layers.answers import bare_answer
 from proxy.layers.http1 import Http1Layer
@@ -98,7 +98,7 @@ class Server:
         self.timers = Timers(loop)
         self.dialler = Dialler(loop, self.timers, upstreams, self.limits, self.counters)
         self.relay = Relay()
-        self._kafka = Shared(self.counters, judge)
+        self._kafka = Shared(self.counters, judge, refuse)
         self.lingering = 0
         self._later: deque[FlowEdge] = deque()
         self._goes_on = False

@@ -25,6 +25,11 @@ class Case:
         return "_".join(filter(None, (self.kind, self.client, size, self.acks and f"acks{self.acks}")))
 
     @property
+    def group(self) -> tuple[str, int, str]:
+        """Cases of one group follow each other while a peer has its turn."""
+        return self.kind, self.size, self.client
+
+    @property
     def what(self) -> str:
         """For people."""
         client = {"java": "Kafka's own perf tools", "rdkafka": "librdkafka"}[self.client]

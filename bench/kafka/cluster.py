@@ -9,12 +9,15 @@ import os
 
 from bench.benchlab import CLIENT, HERE, NODE, BenchLab
 from bench.errors import BenchError
+from bench.kafka.cases import LARGE, SMALL
 from lab.kafka.broker import CLIENTS_PORT, JVM
 
 BROKER, OPERATOR = "kafka", "operator"
 PORT = CLIENTS_PORT
 BOOTSTRAP = f"{BROKER}:{PORT}"
 PRODUCED, DENIED = "bench", "secrets"
+FETCHED = {SMALL: "bench-100", LARGE: "bench-10k"}
+"""By the size of their records."""
 _JVM = "-Xms512m -Xmx1g -XX:+UseSerialGC"
 """The whole compiler, and a heap in which garbage is not what is measured."""
 

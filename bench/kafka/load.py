@@ -20,7 +20,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-WARM_UP_S = 0.5
+WARM_UP_S = 0.3
 TIMEOUT_S = 20.0
 PARTITIONS = 4
 _CHUNK = 500  # records between two looks at the clock

@@ -1,6 +1,6 @@
 """`bench kafka`: a lab up, peers checked, every case of every peer in turn, the lab down."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from bench.benchlab import sweep
 from bench.kafka import measure as one
 from bench.kafka import tools
 from bench.kafka.cases import CASES, SIZES, Case
-from bench.kafka.cluster import PRODUCED, KafkaLab
+from bench.kafka.cluster import FETCHED, PRODUCED, KafkaLab
 from bench.kafka.memory import Memory
 from bench.kafka.memory import measure as measure_memory
 from bench.kafka.peers import PEERS, KafkaDirect, KafkaPeer
@@ -57,7 +57,7 @@ class Outcome:
 
 
 def run(kinds: Sequence[type[KafkaPeer]], cases: Sequence[Case], rounds: int, seconds: int, gib: int) -> Outcome:
-    """Measure these peers in a lab made for it; gib: how much goes through for memory, 0 for not at all.
+    """Measure these peers in a lab made for it; gib: how much goes through `tulle` for memory, 0: not at all.
 
     Raises:
         BenchError: the lab or a peer does not work.
@@ -75,7 +75,7 @@ def run(kinds: Sequence[type[KafkaPeer]], cases: Sequence[Case], rounds: int, se
         rows, cores = _Rounds(lab, peers, rounds, seconds).measured(cases)
         memories = []
         for peer in peers:
-            if gib and peer.pids:
+            if gib and peer.policy:  # what a TCP proxy keeps is no question
                 with peer.in_place():
                     memories.append(measure_memory(peer, gib, say))
     return Outcome(rounds, seconds, rows, cores, memories)
@@ -92,33 +92,43 @@ def _ready(lab: KafkaLab, peers: Sequence[KafkaPeer]) -> None:
     say("the broker warms up")
     lab.make_topic(PRODUCED)
     for name in _WARM_UP:
-        one.run(KafkaDirect(lab), CASES[name], PRODUCED, _WARM_UP_S, 0)
+        one.run(KafkaDirect(lab), CASES[name], PRODUCED, _WARM_UP_S, 0)  # the fetch reads what the others wrote
 
 
 class _Rounds:
-    """Case by case, and within a case peer by peer: what else the machine does meets all of them alike."""
+    """Group by group of cases, and within a group peer by peer: what else the machine does meets all of them alike."""
 
     def __init__(self, lab: KafkaLab, peers: Sequence[KafkaPeer], rounds: int, seconds: int) -> None:
         self._lab, self._peers, self._rounds, self._seconds = lab, peers, rounds, seconds
         self._records: dict[str, int] = {}
         self._cores: list[float] = []
-        self._held = 0  # the size of the topic's records, where it was filled for consumers
 
     def measured(self, cases: Sequence[Case]) -> tuple[list[Row], list[float]]:
         """All rows, and the cores that others had at each."""
         rows: list[Row] = []
+        self._fill({case.size for case in cases if case.kind == "fetch"})
         for case in cases:
             self._records[case.name] = self._count(case)
+        groups = sorted({case.group for case in cases})
         for number in range(1, self._rounds + 1):
-            for case in sorted(cases, key=lambda case: (case.kind == "fetch", case.size)):
-                self._topic(case)
+            for group in groups:
+                if group[0] != "fetch":
+                    self._lab.make_topic(PRODUCED)  # anew, so that no disk fills
                 turn = number % len(self._peers)  # another one goes first in every round
-                rows += [self._one(peer, case, number) for peer in [*self._peers[turn:], *self._peers[:turn]]]
+                for peer in [*self._peers[turn:], *self._peers[:turn]]:
+                    with peer.in_place():
+                        rows += [self._one(peer, case, number) for case in cases if case.group == group]
         return rows, self._cores
 
+    def _fill(self, sizes: Collection[int]) -> None:
+        """The topics for consumers, once."""
+        for size in sorted(sizes):
+            say(f"{FETCHED[size]}: {self._filled(size):,} records")
+            self._lab.make_topic(FETCHED[size], self._filled(size), size)
+
     def _one(self, peer: KafkaPeer, case: Case, number: int) -> Row:
-        with peer.in_place():
-            row, cores = one.measure(peer, case, PRODUCED, number, self._length(case), self._records[case.name])
+        topic = FETCHED[case.size] if case.kind == "fetch" else PRODUCED
+        row, cores = one.measure(peer, case, topic, number, self._length(case), self._records[case.name])
         self._cores.append(cores)
         latency = f"  p50 {row.p50_us:>7,.0f} µs" if row.p50_us is not None else ""
         say(
@@ -130,30 +140,23 @@ class _Rounds:
     def _length(self, case: Case) -> float:
         return self._seconds * _SYNC_PART if case.kind == "sync" else self._seconds
 
-    def _topic(self, case: Case) -> None:
-        """Anew for each case and round, so that no disk fills: empty for producers, kept for consumers of one size."""
-        size = case.size if case.kind == "fetch" else 0
-        if not size or size != self._held:
-            self._lab.make_topic(PRODUCED, self._filled(case) if size else 0, size)
-        self._held = size
-
-    def _filled(self, case: Case) -> int:
-        per_s = next(_PER_S[text] for text, size in SIZES.items() if size == case.size)
-        return min(per_s * self._seconds, _MAX_BYTES // case.size)
+    def _filled(self, size: int) -> int:
+        per_s = next(_PER_S[text] for text, known in SIZES.items() if known == size)
+        return min(per_s * self._seconds, _MAX_BYTES // size)
 
     def _count(self, case: Case) -> int:
         """How many records make the seconds, for a client that has to be told: by its own rate without a proxy."""
         if case.client != "java":
             return 0
         if case.kind == "fetch":
-            return self._filled(case)
+            return self._filled(case.size)
         known = [
             self._records[other.name] for other in CASES.values() if other.name in self._records and _alike(other, case)
         ]
         if known:
             return known[0]
         self._lab.make_topic(PRODUCED)
-        first = self._filled(case) // 4
+        first = self._filled(case.size) // 4
         say(f"{case.name}: how many records make {self._seconds} s")
         rate = one.run(KafkaDirect(self._lab), case, PRODUCED, self._seconds, first).records_per_s
         return max(_MIN_RECORDS, min(int(rate * self._seconds), 2 * _MAX_BYTES // case.size))

@@ -13,12 +13,19 @@ FREE_BYTES: Final = 64 * 1024
 
 
 class Shared:
-    """judge: what becomes of a request (`proxy.kafka.apis.judge`). held: bytes of unfinished frames, of all flows."""
+    """judge, refuse: what becomes of a request, and how one code is told for all of it (`proxy.kafka.apis`). held:
+    bytes of unfinished frames, of all flows."""
 
-    __slots__ = ("held", "ids", "judge")
+    __slots__ = ("held", "ids", "judge", "refuse")
 
-    def __init__(self, counters: Counters, judge: Callable[[Request, Authorizer], Plan]) -> None:
+    def __init__(
+        self,
+        counters: Counters,
+        judge: Callable[[Request, Authorizer], Plan],
+        refuse: Callable[[Request, int], Plan],
+    ) -> None:
         self.judge = judge
+        self.refuse = refuse
         self.ids = TopicIds(counters)
         self.held = 0
 

@@ -80,7 +80,7 @@ def test_the_load_program_is_read() -> None:
         load_result.parse("Traceback\n")
 
 
-def test_the_last_two_of_ten_rules_are_the_loads() -> None:
+def test_the_last_four_of_ten_rules_are_the_loads() -> None:
     policy = yaml.safe_load((ROOT / "bench" / "kafka" / "policy.yaml").read_text())
     by_operator, by_client = policy["spec"]["ingress"]
     (judged,) = by_client["toPorts"]
@@ -88,8 +88,10 @@ def test_the_last_two_of_ten_rules_are_the_loads() -> None:
     assert judged["ports"] == [{"port": str(cluster.PORT), "protocol": "TCP"}]
     rules = judged["rules"]["kafka"]
     assert len(rules) == 10
-    assert [number for number, rule in enumerate(rules) if rule["topic"] == cluster.PRODUCED] == [8, 9]
-    assert rules[8:] == [{"role": role, "topic": cluster.PRODUCED} for role in ("produce", "consume")]
+    topics = [cluster.PRODUCED, cluster.PRODUCED, *cluster.FETCHED.values()]
+    roles = ["produce", "consume", "consume", "consume"]
+    assert rules[6:] == [{"role": role, "topic": topic} for role, topic in zip(roles, topics, strict=True)]
+    assert not set(topics) & {rule["topic"] for rule in rules[:6]}
     assert cluster.DENIED not in {rule["topic"] for rule in rules}
     assert policy["spec"]["endpointSelector"] == {"matchLabels": {"app": cluster.BROKER}}
 
@@ -216,10 +218,13 @@ FIELDS: dict[str, set[type]] = {
 
 
 @pytest.mark.root
+@pytest.mark.timeout(
+    600
+)  # a minute where nothing else runs; JVMs that share two cores with other tests take their time
 def test_the_command_measures_every_peer_and_writes_rows(tmp_path: Path) -> None:
     """A second per case: that it measures, not what."""
     file = tmp_path / "rows.json"
-    cases = "produce_rdkafka_100_acks1,produce_java_10k_acksall,fetch_rdkafka_10k,fetch_java_100,sync_rdkafka_100_acks1"
+    cases = "produce_java_10k_acksall,fetch_rdkafka_10k,sync_rdkafka_100_acks1"
     command = [sys.executable, "-m", "bench", "kafka", "--rounds", "1", "--seconds", "1", "--gib", "0"]
     done = subprocess.run(  # noqa: S603 - our own command
         [*command, "--cases", cases, "--json", str(file)], cwd=ROOT, capture_output=True, text=True, check=False

@@ -8,7 +8,7 @@ from typing import Any, Final
 from parsers.kafka.codec import Tree, default_of
 from parsers.kafka.table import TABLE, Field
 from tests.kafka_parity.batch import batch
-from tests.kafka_parity.world import GROUPS, TOPICS, TRANSACTIONS, UNKNOWN_ID, World
+from tests.kafka_parity.world import GROUPS, OPEN_TOPICS, SHUT_TOPICS, TOPICS, TRANSACTIONS, UNKNOWN_ID, World
 
 _NUMBERS: Final[dict[str, tuple[int, ...]]] = {
     "Partition": (0, 0, 1, 7), "PartitionIndex": (0, 0, 1, 7), "Index": (0, 0, 1, 7), "PartitionId": (0, 1),
@@ -44,16 +44,20 @@ _ENTITIES: Final = {"topicName": TOPICS, "groupId": GROUPS, "transactionalId": T
 class Draw:
     """Draws bodies of requests; the same from the same seed."""
 
-    def __init__(self, world: World, seed: int) -> None:
+    def __init__(self, world: World, seed: int, *, harmless: bool = True) -> None:
+        """harmless: a body may be sent to a broker, and more than once."""
         self._random = random.Random(seed)  # noqa: S311  for tests
         self._ids = [*world.ids, UNKNOWN_ID]
         self._world = world
+        self._harmless = harmless
 
     def body(self, key: int, version: int) -> Tree:
         """Of a request of an API, fit to be sent in a version."""
         api = TABLE.apis[key]
         assert api.request is not None
         body = self._struct(api.request.fields, version)
+        if not self._harmless:
+            return body
         if api.name == "DeleteTopics":
             gone = [topic_id for name, topic_id in self._world.now.items() if name.endswith("-del")]
             for topic in body.get("Topics", ()):
@@ -161,8 +165,8 @@ def _share(body: Tree) -> None:
 def _markers(body: Tree) -> None:
     for at, marker in enumerate(body["Markers"]):
         marker["ProducerId"] = at
-        for topic in marker["Topics"]:
-            topic["PartitionIndexes"] = [0]
+        names = {topic["Name"] for topic in marker["Topics"]} & {*OPEN_TOPICS, *SHUT_TOPICS}
+        marker["Topics"] = [{"Name": name, "PartitionIndexes": [0]} for name in sorted(names or {"shut-a"})]
 
 
 _DELETED: Final = {

@@ -1,16 +1,17 @@
 """What there is at the broker, and who may do what with it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from parsers.kafka.codec import Tree
+from policies.kafka import acls
 from policies.requests import Operation, Resource
+from policies.ruleset import KafkaRule, NameKind
 from tests.kafka_parity.batch import batch
 from tests.kafka_parity.link import Link
-from tests.proxy.kafka_case import KINDS
 
 OPEN_TOPICS: Final = ("open-a", "open-b")
 SHUT_TOPICS: Final = ("shut-a", "shut-b")
@@ -22,42 +23,67 @@ UNKNOWN_ID: Final = bytes(range(16))
 CLUSTER: Final = "kafka-cluster"
 """How Kafka calls the one resource of its kind; policy calls it ""."""
 
-_OPEN: Final = (*OPEN_TOPICS, "open-none")
+
+def _open(name: str, role: str, **more: Any) -> KafkaRule:
+    return KafkaRule(name, role, topic="open-", topic_kind=NameKind.PREFIX, **more)
 
 
-def _each(operations: str, kind: str, *names: str) -> list[str]:
-    return [f"{operation} {kind} {name}" for operation in operations.split() for name in names]
-
-
-_ADMIN: Final = "Create Delete Alter Describe DescribeConfigs AlterConfigs"
-PROFILES: Final[dict[str, list[str]]] = {
-    "nobody": [],
-    "reader": _each("Read", "T", *_OPEN) + _each("Read", "G", "g-open", "g-none"),
-    "writer": [
-        *_each("Write Describe", "T", *_OPEN),
-        "IdempotentWrite C ",
-        *_each("Write Describe", "X", "tx-open", "tx-none"),
-    ],
-    "both": [
-        *_each("Read Write Create", "T", *_OPEN),
-        *_each("Read", "G", "g-open", "g-none"),
-        *_each("Write", "X", "tx-open", "tx-none"),
-    ],
-    "looker": [*_each("Describe", "T", *_OPEN), *_each("Describe", "G", "g-open"), *_each("Describe", "X", "tx-open")],
-    "keeper": [*_each(_ADMIN, "T", *_OPEN, "open-del"), *_each("Describe Delete", "G", "g-open", "g-none")],
-    "admin": [
-        *_each(_ADMIN, "T", "*"),
-        *_each("Describe Delete", "G", "*"),
-        *_each("Create Alter Describe DescribeConfigs AlterConfigs", "C", ""),
-    ],
+_READS: Final = (_open("reads", "consume", group="g-open"), _open("reads-none", "consume", group="g-none"))
+_WRITES: Final = (
+    _open("writes", "produce", transactional_id="tx-open"),
+    _open("writes-none", "produce", transactional_id="tx-none"),
+)
+PROFILES: Final[dict[str, tuple[KafkaRule, ...]]] = {
+    "nobody": (KafkaRule("nothing", "consume", topic="nowhere", group="nowhere"),),
+    "reader": _READS,
+    "writer": _WRITES,
+    "both": (*_READS, *_WRITES),
+    "client": (KafkaRule("client", topic="open-a"),),
+    "keeper": (_open("keeps", "admin", group="g-open"),),
+    "admin": (KafkaRule("admin", "admin"),),
+    "all": (KafkaRule("all"),),
+    "nearly": (
+        KafkaRule("all"),
+        KafkaRule("not-read", "consume", topic="shut-a", deny=True),
+        KafkaRule("not-at-all", topic="shut-b", deny=True),
+    ),
 }
-"""As `tests.proxy.kafka_case.Acl` reads them. What a policy cannot say is in none: the cluster without its topics."""
+"""Rules of a pod, and with the access lists that they are, of a principal at the broker."""
 
-_TYPES: Final = {Resource.TOPIC: 2, Resource.GROUP: 3, Resource.CLUSTER: 4, Resource.TRANSACTIONAL_ID: 5}
 _CODES: Final = {
     Operation.READ: 3, Operation.WRITE: 4, Operation.CREATE: 5, Operation.DELETE: 6, Operation.ALTER: 7,
     Operation.DESCRIBE: 8, Operation.DESCRIBE_CONFIGS: 10, Operation.ALTER_CONFIGS: 11, Operation.IDEMPOTENT_WRITE: 12,
+    Operation.CREATE_TOKENS: 13, Operation.DESCRIBE_TOKENS: 14,
 }  # fmt: skip
+_KINDS: Final = {
+    Resource.TOPIC: (2, (3, 4, 5, 6, 7, 8, 10, 11)),
+    Resource.GROUP: (3, (3, 6, 8, 10, 11)),
+    Resource.CLUSTER: (4, (5, 7, 8, 10, 11, 12)),
+    Resource.TRANSACTIONAL_ID: (5, (4, 8)),
+    Resource.DELEGATION_TOKEN: (6, (8,)),
+    Resource.USER: (7, (13, 14)),
+}
+"""A kind's code, and what may be done to it; ClusterAction is for brokers."""
+_LITERAL, _PREFIXED = 3, 4
+_DENY, _ALLOW = 2, 3
+
+
+def _lists(user: str, rule: KafkaRule) -> Iterator[Tree]:
+    """The access lists of a rule, as a broker wants them."""
+    for acl in acls(rule):
+        kind, every = _KINDS[acl.resource]
+        wanted = every if acl.operations is None else [_CODES[each] for each in acl.operations]
+        name = CLUSTER if acl.resource is Resource.CLUSTER else acl.name or "*"
+        for operation in wanted:
+            yield {
+                "ResourceType": kind,
+                "ResourceName": name,
+                "ResourcePatternType": _PREFIXED if acl.name and acl.kind is NameKind.PREFIX else _LITERAL,
+                "Principal": f"User:{user}",
+                "Host": "*",
+                "Operation": operation,
+                "PermissionType": _DENY if rule.deny else _ALLOW,
+            }
 
 
 @dataclass
@@ -87,22 +113,7 @@ def until(ask: Callable[[], Tree], good: Callable[[Tree], bool]) -> Tree:
 
 def build(boss: Link) -> World:
     """Make it all, as nobody in particular."""
-    creations: list[Tree] = []
-    for user, lines in PROFILES.items():
-        for line in lines:
-            operation, kind, *rest = line.split(" ")
-            resource = KINDS[kind]
-            creations.append(
-                {
-                    "ResourceType": _TYPES[resource],
-                    "ResourceName": CLUSTER if resource is Resource.CLUSTER else " ".join(rest),
-                    "ResourcePatternType": 3,
-                    "Principal": f"User:{user}",
-                    "Host": "*",
-                    "Operation": _CODES[Operation(operation)],
-                    "PermissionType": 3,
-                }
-            )
+    creations = [each for user, rules in PROFILES.items() for rule in rules for each in _lists(user, rule)]
     made = boss.say("CreateAcls", 3, Creations=creations)
     assert not any(each["ErrorCode"] for each in made["Results"]), made
     ids = create(boss, *OPEN_TOPICS, *SHUT_TOPICS)
@@ -134,6 +145,26 @@ def commit(boss: Link, group: str) -> None:
         partial(boss.say, "OffsetCommit", 8, GroupId=group, Topics=topics),
         lambda told: not told["Topics"][0]["Partitions"][0]["ErrorCode"],
     )
+
+
+def begin(boss: Link, transaction: str, *topics: str) -> None:
+    """A transaction that writes to topics, and does not end, unless there is one."""
+    (state,) = boss.say("DescribeTransactions", 0, TransactionalIds=[transaction])["TransactionStates"]
+    if state["TransactionState"] == "Ongoing":
+        return
+    made = until(
+        partial(boss.say, "InitProducerId", 4, TransactionalId=transaction, TransactionTimeoutMs=60000),
+        lambda told: not told["ErrorCode"],
+    )
+    until(
+        partial(
+            boss.say, "AddPartitionsToTxn", 3,
+            V3AndBelowTransactionalId=transaction, V3AndBelowProducerId=made["ProducerId"],
+            V3AndBelowProducerEpoch=made["ProducerEpoch"],
+            V3AndBelowTopics=[{"Name": name, "Partitions": [0]} for name in topics],
+        ),
+        lambda told: not told["ResultsByTopicV3AndBelow"][0]["ResultsByPartition"][0]["PartitionErrorCode"],
+    )  # fmt: skip
 
 
 def _coordinated(boss: Link, kind: int, key: str) -> None:

@@ -34,7 +34,7 @@ def tree(message: Message, version: int, rng: random.Random, *, nulls: bool = Tr
 
 
 def least_tree(message: Message, version: int) -> Tree:
-    """The smallest body: numbers are 0, arrays and strings empty, and what may be null is null."""
+    """The smallest body: numbers are 0, arrays and strings empty, what may be null is null, and nothing is tagged."""
     return _least(message.fields, version)
 
 
@@ -79,9 +79,9 @@ def _one(field: Field, kind: str, version: int, rng: random.Random, *, nulls: bo
 def _least(fields: tuple[Field, ...], version: int) -> Tree:
     made: Tree = {}
     for field in fields:
-        if not field.in_version(version):
+        if not field.in_version(version) or field.tagged_in(version):
             continue
-        if field.nullable_in(version) and not field.tagged_in(version):
+        if field.nullable_in(version):
             made[field.name] = None
         elif field.type.startswith("[]"):
             made[field.name] = []

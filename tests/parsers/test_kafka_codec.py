@@ -7,6 +7,7 @@ import tracemalloc
 import pytest
 
 from parsers.errors import LocalProtocolError, RemoteProtocolError
+from parsers.kafka import codec
 from parsers.kafka.codec import MAX_ANSWER_ELEMENTS, MAX_ELEMENTS, UNKNOWN, Incomplete, Tree, uvarint
 from parsers.kafka.frames import (
     Request,
@@ -71,6 +72,14 @@ def test_every_response_comes_back_as_it_was_written() -> None:
             assert read.body == body, (message.name, version)
             assert (read.trailing, read.unknown_tags) == (0, 0)
             assert encode_response(key, version, -7, read.body) == data
+
+
+def test_the_least_that_an_element_takes_is_what_the_smallest_takes() -> None:
+    # arrays are refused by it when they promise more than there are bytes: if it were too much, good frames would be
+    for key, version, message in REQUESTS:
+        data = request(key, version, least_tree(message, version))
+        smallest = len(data) - decode_request(data).body_at
+        assert codec._least(message.fields, version, flexible=message.is_flexible(version)) == smallest, message.name
 
 
 def test_a_field_that_is_left_out_is_written_as_its_default() -> None:

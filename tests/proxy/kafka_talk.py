@@ -21,6 +21,7 @@ from proxy.counters import new_counters
 from proxy.events import Layer
 from proxy.flow import Flow
 from proxy.flow_event import FlowEvent
+from proxy.kafka.apis import refuse
 from proxy.kafka.plan import Action, Authorizer, Plan
 from proxy.kafka.shared import Shared
 from proxy.layers.kafka import KafkaLayer
@@ -261,7 +262,7 @@ class Talk:
         self.edge = KafkaEdge(opens=opens)
         self.box = PolicyBox(kafka_rules(*topics, audit=audit))
         self.counters = new_counters()
-        self.shared = shared or Shared(self.counters, judge)
+        self.shared = shared or Shared(self.counters, judge, refuse)
         self.flow = Flow(
             self.box,
             self.emit,

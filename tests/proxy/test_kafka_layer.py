@@ -1,10 +1,16 @@
 """The Kafka layer: frames, order, records, ends."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from parsers.kafka.table import TABLE
+from policies.ruleset import KafkaRule
 from proxy.events import LegFailure, Timer
 from proxy.layers.opaque import OpaqueLayer
 from proxy.limits import Limits
+from tests.proxy.dialogue import PORT
+from tests.proxy.helpers import rules
 from tests.proxy.kafka_talk import (
     API_VERSIONS,
     HEARTBEAT,
@@ -14,6 +20,7 @@ from tests.proxy.kafka_talk import (
     Talk,
     answer,
     described,
+    kafka_rules,
     metadata,
     produce,
     produced,
@@ -252,7 +259,6 @@ def test_in_mode_audit_a_server_that_speaks_first_is_not_waited_for() -> None:
         (b"\x7f\0\0\0\0\0\0\5\xff\xff", "unknown_api"),
         (b"\0\0\x7f\0\0\0\0\5\xff\xff", "unknown_version"),
         (produce(5, "orders")[4:-3], "truncated"),
-        (produce(5, "orders")[4:-1] + b"\1\x09\1x", "unknown_tag"),
     ],
 )
 def test_a_frame_that_cannot_be_read_ends_the_connection_behind_earlier_answers(frame: bytes, why: str) -> None:
@@ -268,6 +274,24 @@ def test_a_frame_that_cannot_be_read_ends_the_connection_behind_earlier_answers(
     talk.broker(produced(1, "orders"))
     assert talk.correlations() == [1]
     assert talk.over == "finish, linger"
+
+
+def test_an_unknown_tag_is_refused_in_the_shape_of_the_api() -> None:
+    talk = Talk("orders")
+    frame = produce(5, "orders")[4:-1] + b"\1\x09\1x"
+    talk.client(len(frame).to_bytes(4) + frame, produce(6, "orders"))
+    assert codes(talk) == [("orders", 35)]
+    assert [each.correlation_id for each in talk.sent()] == [6]
+    assert talk.records() == ["DROPPED Produce unknown_tag 35 by tulle:protocol"]
+
+
+def test_a_body_that_cannot_be_read_is_refused_where_the_answer_begins_with_an_error() -> None:
+    talk = Talk("orders")
+    frame = request(HEARTBEAT, 4, 9, {"GroupId": "g", "GenerationId": 1, "MemberId": "m"})[4:-3]
+    talk.client(len(frame).to_bytes(4) + frame)
+    assert talk.got(HEARTBEAT, 4).body["ErrorCode"] == 35
+    assert talk.edge.legs == []
+    assert talk.over == ""
 
 
 def test_an_unknown_version_of_api_versions_is_told_ours() -> None:
@@ -465,3 +489,113 @@ def produce_denied(correlation_id: int) -> bytes:
     talk = Talk()
     talk.client(produce(correlation_id, "secrets"))
     return bytes(talk.edge.down)
+
+
+BITS = [
+    produce(1, "orders"),
+    produce(1, "secrets"),
+    produce(1, "orders", "secrets"),
+    produce(1, "orders", acks=0),
+    produce(1, "secrets", acks=0),
+    produce(1, "orders", "secrets", records=b"r" * 3000),
+    metadata(1),
+    metadata(1)[:9],
+    b"\0\0\0\x0a",
+    b"\x16",
+    b"\0",
+    b"\xff\xff\xff\xff",
+    b"x" * 70,
+]
+ANSWERS = [
+    produced(1, "orders"),
+    produced(1, "orders")[:11],
+    produced(2, "orders"),
+    described(1, "orders", "secrets"),
+    b"\0\0\0\x04\0\0\0\x01",
+    b"\0",
+    b"y" * 50,
+]
+ENDS = ["downstream_eof", "downstream_lost", "upstream_eof", "upstream_lost", "drain", "rules_changed", "swap"]
+
+
+@given(st.data())
+def test_whatever_both_sides_send(data: st.DataObject) -> None:
+    """No exception leaves the layer, a flow that is over says nothing more, nothing goes up before a leg stands, and
+    what is kept is counted back."""
+    limits = Limits(kafka_hold_bytes=500, kafka_pending=3, record_s=0, kafka_frame_s=0)
+    talk = Talk("orders", limits=limits, audit=data.draw(st.booleans()), opens=data.draw(st.booleans()))
+    for _ in range(data.draw(st.integers(1, 12))):
+        what = data.draw(st.sampled_from(["client", "client", "client", "broker", "broker", "time", "open", "end"]))
+        legs = bool(talk.edge.legs) and (talk.edge.opens or stood(talk))
+        if what == "client":
+            talk.client(data.draw(st.sampled_from(BITS)))
+        elif what == "broker" and legs and "close upstream" not in talk.edge.said:
+            talk.broker(data.draw(st.sampled_from(ANSWERS)))
+        elif what == "time":
+            talk.now.expired(talk.edge.timer)
+        elif what == "open" and talk.edge.legs and not legs:
+            talk.edge.said.append("stood")
+            talk.now.upstream_open()
+        elif what == "end":
+            end = data.draw(st.sampled_from(ENDS))
+            if end == "swap":
+                talk.box.swap(kafka_rules("invoices", revision=talk.box.revision + 1))
+                talk.now.rules_changed()
+            elif legs or not end.startswith("upstream"):
+                getattr(talk.now, end)()
+        if talk.over:
+            break
+    before = len(talk.edge.said), len(talk.edge.down)
+    if talk.over:
+        assert talk.now.passing_down == talk.now.passing_up == 0 or talk.now.opaque
+        assert (len(talk.edge.said), len(talk.edge.down)) == before
+    talk.now.closed()
+    assert talk.shared.held == 0
+    if not talk.now.opaque and not talk.edge.opens and not stood(talk):
+        assert all(not leg for leg in talk.edge.legs)
+
+
+def stood(talk: Talk) -> bool:
+    """Whether the leg that was asked for stands."""
+    return "stood" in talk.edge.said
+
+
+@pytest.mark.parametrize("key", sorted(TABLE.apis))
+def test_no_api_is_refused_in_a_shape_that_cannot_be_written(key: int) -> None:
+    """A header without a body, and one behind which a byte is missing; in every version."""
+    versions = TABLE.apis[key].request
+    for version in range(versions.versions[0], versions.versions[1] + 1) if versions is not None else (0,):
+        for body in (b"", b"\xff"):
+            talk = Talk("orders")
+            frame = key.to_bytes(2) + version.to_bytes(2) + b"\0\0\0\5\xff\xff\0" + body
+            talk.client(len(frame).to_bytes(4) + frame)
+            assert talk.over or talk.correlations() == [5] or talk.up == [frame]
+
+
+def test_tls_passes_where_any_request_would_until_that_changes() -> None:
+    talk = Talk()
+    everything = rules(port=PORT, revision=2, kafka=(KafkaRule("r-all"),))
+    talk.box.swap(everything)
+    hello = b"\x16\x03\x01\x02\x00\x01"
+    talk.client(hello)
+    assert isinstance(talk.now, OpaqueLayer)
+    assert bytes(talk.edge.legs[0]) == hello
+    assert talk.records() == ["FORWARDED tls_opaque"]
+    assert talk.events[0].rule == "r-all"
+    talk.box.swap(rules(port=PORT, revision=3, kafka=(KafkaRule("r-all"), KafkaRule("r-other", topic="x"))))
+    talk.now.rules_changed()
+    assert talk.over == ""
+    talk.swap("orders")
+    talk.now.rules_changed()
+    assert talk.over == "reset"
+    assert talk.records()[-1] == "DROPPED opaque_no_longer_allowed"
+    assert talk.counters["opaque_closed"] == 1
+
+
+def test_tls_does_not_pass_where_something_is_denied() -> None:
+    talk = Talk()
+    kafka = (KafkaRule("r-all"), KafkaRule("r-not", topic="secrets", deny=True))
+    talk.box.swap(rules(port=PORT, revision=2, kafka=kafka))
+    talk.client(b"\x16\x03\x01")
+    assert talk.over == "finish, linger"
+    assert talk.edge.legs == []

@@ -38,24 +38,18 @@ OPERATIONS: Final = {
 """Bits of the authorized operations of a resource: AclOperation's codes, AclEntry.supportedOperations."""
 
 
-@dataclass(slots=True)
 class Case:
-    """A request, policy, and how its API tells errors. asked: whether policy has been asked anything on record."""
+    """A request, policy, and how its API tells errors. body, version: of the request. asked: whether policy has been
+    asked anything on record."""
 
-    request: Request
-    authorizer: Authorizer
-    shape: Shape
-    asked: bool = False
+    __slots__ = ("asked", "authorizer", "body", "shape", "version")
 
-    @property
-    def body(self) -> Tree:
-        """Of the request."""
-        return self.request.body
-
-    @property
-    def version(self) -> int:
-        """Of the request."""
-        return self.request.api_version
+    def __init__(self, request: Request, authorizer: Authorizer, shape: Shape) -> None:
+        self.body = request.body
+        self.version = request.api_version
+        self.authorizer = authorizer
+        self.shape = shape
+        self.asked = False
 
     # ---- questions
 
@@ -116,7 +110,7 @@ class Case:
 
     @staticmethod
     def repeated[T: Hashable](keys: Iterable[T]) -> set[T]:
-        """What is named more than once: for APIs that refuse such, before they ask who may."""
+        """What is named more than once, for APIs that refuse such before they ask who may."""
         return {key for key, count in Counter(keys).items() if count > 1}
 
     # ---- plans

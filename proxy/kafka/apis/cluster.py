@@ -84,9 +84,9 @@ def on_cluster(operation: Operation, edit: Callable[[Case, Tree], Tree] | None =
 
 
 def brokers_only(case: Case) -> Plan:
-    """What brokers and controllers ask each other. No pod is one of them to policy."""
-    case.cluster(Operation.CLUSTER_ACTION)
-    return case.refused(Code.CLUSTER_AUTHORIZATION_FAILED)
+    """What brokers and controllers ask each other. No pod is one of them to policy: only a mode that lets all pass
+    does."""
+    return case.passed_or(case.cluster(Operation.CLUSTER_ACTION))
 
 
 def _config(case: Case, resource: Tree, operation: Operation) -> int:
@@ -108,10 +108,12 @@ def configs(part: Part, operation: Operation) -> Callable[[Case], Plan]:
                 return case.refused(Code.INVALID_REQUEST)
             return case.parted(part, [_config(case, each, operation) for each in resources])
         twice = case.repeated(map(part.key, resources))
-        codes = [
-            Code.INVALID_REQUEST if part.key(each) in twice else _config(case, each, operation) for each in resources
+        codes = [_config(case, each, operation) for each in resources]
+        told = [
+            Code.INVALID_REQUEST if code and part.key(each) in twice else code
+            for each, code in zip(resources, codes, strict=True)
         ]
-        return case.parted(part, codes)
+        return case.parted(part, told)
 
     return judge
 

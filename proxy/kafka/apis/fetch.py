@@ -101,8 +101,7 @@ def refused_topics(part: Part, topics: Sequence[Tree], codes: Sequence[int]) -> 
 def fetch(case: Case) -> Plan:
     """Fetch, outside of a session: the denied are left out, and what is left opens none."""
     topics = case.body["Topics"]
-    if is_follower(case.body):
-        case.cluster(Operation.CLUSTER_ACTION)
+    if is_follower(case.body) and case.cluster(Operation.CLUSTER_ACTION):
         told = [Code.TOPIC_AUTHORIZATION_FAILED] * len(topics)
         return case.answered({"Responses": FETCH.merged((), topics, told)})
     case.asked = bool(topics)

@@ -1,5 +1,6 @@
 """Rows of the groups that the broker itself assigns: consumer (KIP-848), share (KIP-932) and streams (KIP-1071)."""
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -151,7 +152,7 @@ def share_offsets(case: Case) -> Plan:
     groups = case.body["Groups"]
     codes: list[int] = []
     left: list[Tree] = []
-    refused: dict[str, list[Tree]] = {}
+    refused: dict[str, deque[list[Tree]]] = {}
     every: set[str] = set()
     for group in groups:
         name, topics = group["GroupId"], group["Topics"]
@@ -161,8 +162,8 @@ def share_offsets(case: Case) -> Plan:
         denied = [case.topic(Operation.DESCRIBE, topic["TopicName"]) for topic in topics or ()]
         kept = [topic for topic, code in zip(topics or (), denied, strict=True) if not code]
         left.append({**group, "Topics": kept} if any(denied) else group)
-        refused.setdefault(name, []).extend(
-            SHARE_TOPICS.refused(topic, code) for topic, code in zip(topics or (), denied, strict=True) if code
+        refused.setdefault(name, deque()).append(
+            [SHARE_TOPICS.refused(topic, code) for topic, code in zip(topics or (), denied, strict=True) if code]
         )
         if topics is None:
             every.add(name)
@@ -173,8 +174,10 @@ def share_offsets(case: Case) -> Plan:
         for each in answer["Groups"]:
             if each["GroupId"] in every:
                 each["Topics"] = case.shown_topics(each["Topics"], "TopicName")
-            if not each["ErrorCode"]:
-                each["Topics"] += refused.pop(each["GroupId"], ())
+            waiting = refused.get(each["GroupId"])
+            if waiting:
+                told = waiting.popleft()
+                each["Topics"] += [] if each["ErrorCode"] else told
         answer["Groups"] = SHARE_OFFSETS.merged(answer["Groups"], groups, codes)
         return answer
 

@@ -94,9 +94,14 @@ def _produce(case: Case) -> Plan:
 
 
 def _once(case: Case, operation: Operation, names: list[str]) -> list[int]:
-    """A code for each name, INVALID_REQUEST for one that is there twice."""
+    """A code for each name. What is there twice is INVALID_REQUEST before a broker asks who may; if it is allowed, the
+    broker itself says so."""
     twice = case.repeated(names)
-    return [Code.INVALID_REQUEST if name in twice else case.topic(operation, name) for name in names]
+    return [_said_first(case.topic(operation, name), name in twice) for name in names]
+
+
+def _said_first(code: int, twice: bool) -> int:
+    return Code.INVALID_REQUEST if code and twice else code
 
 
 def create_partitions(case: Case) -> Plan:
@@ -135,7 +140,7 @@ def delete_topics(case: Case) -> Plan:
         return case.parted(DELETE_NAMES, _once(case, Operation.DELETE, case.body["TopicNames"]))
     elements = case.body["Topics"]
     twice = case.repeated(map(DELETE_TOPICS.key, elements))
-    codes = [Code.INVALID_REQUEST if DELETE_TOPICS.key(each) in twice else _deletable(case, each) for each in elements]
+    codes = [_said_first(_deletable(case, each), DELETE_TOPICS.key(each) in twice) for each in elements]
     return case.parted(DELETE_TOPICS, codes, merged=partial(_deleted, case))
 
 

@@ -38,10 +38,10 @@ def init_producer(case: Case) -> Plan:
     """InitProducerId. Without a transactional id, Write on any topic stands for IdempotentWrite (KIP-679)."""
     transaction = case.body["TransactionalId"]
     if transaction is not None:
-        if case.body.get("Enable2Pc"):  # KIP-939's TwoPhaseCommit: no policy grants it
-            case.transaction(Operation.WRITE, transaction)
-            return case.refused(Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED)
-        return case.passed_or(case.transaction(Operation.WRITE, transaction))
+        code = case.transaction(Operation.WRITE, transaction)
+        if not code and case.body.get("Enable2Pc") and case.cluster(Operation.CLUSTER_ACTION):
+            code = Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED  # KIP-939's TwoPhaseCommit: no policy grants it
+        return case.passed_or(code)
     if case.sees(Operation.IDEMPOTENT_WRITE, Resource.CLUSTER):
         return case.passed_or(case.cluster(Operation.IDEMPOTENT_WRITE))
     return case.passed_or(
