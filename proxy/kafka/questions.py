@@ -10,8 +10,10 @@ from policies.requests import KafkaRequest, Operation, Resource
 from proxy.flow import Flow
 from proxy.flow_event import KafkaFacts
 
-MAX_REMEMBERED: Final = 1024
+MAX_REMEMBERED: Final = 64
 """Verdicts remembered for one connection, some 300 bytes each; past it all are forgotten."""
+MAX_REMEMBERED_TEXT: Final = 512
+"""Characters of client id and name together; a verdict on longer ones is asked for each time."""
 
 ERRORS: Final[Mapping[str, int]] = {
     Resource.TOPIC: 29,
@@ -64,9 +66,10 @@ class Judge:
                 name,
             )
             verdict = engine.decide_kafka(flow.endpoint, flow.direction, flow.facts.identity, flow.port, question)
-            if len(self._known) >= MAX_REMEMBERED:
-                self._known.clear()
-            self._known[key] = verdict
+            if len(request.client_id or "") + len(name or "") <= MAX_REMEMBERED_TEXT:
+                if len(self._known) >= MAX_REMEMBERED:
+                    self._known.clear()
+                self._known[key] = verdict
         return verdict
 
 

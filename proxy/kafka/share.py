@@ -57,8 +57,8 @@ class ShareSession:
     @property
     def size(self) -> int:
         """Partitions."""
-        return sum(len(topic.partitions) for topic in self.topics.values()) + sum(
-            len(partitions) for _, partitions in self.denied.values()
+        return sum(topic.size for topic in self.topics.values()) + sum(
+            3 + len(partitions) for _, partitions in self.denied.values()
         )
 
 

@@ -1062,6 +1062,8 @@ class KafkaLayer:
                     exchange.record(flow)
                 elif oldest is None:
                     oldest = exchange.facts.began_ns
+        if self._holds:
+            self._frame_began = None  # it is us who do not read
         began = self._frame_began
         if began is not None and self._first and self._pass_unparsed("not kafka, no request came in time"):
             return
