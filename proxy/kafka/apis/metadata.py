@@ -88,7 +88,7 @@ def _metadata_without(
         answer["Topics"] = part.merged(answer["Topics"], topics, codes)
         return answer
 
-    changed = any(codes) or stopped or len(topics) != len(case.body["Topics"])
+    changed = any(codes) or stopped or left != case.body["Topics"]
     if not changed:
         asks = case.body.get("IncludeTopicAuthorizedOperations") or case.body.get("IncludeClusterAuthorizedOperations")
         return case.passed(edit if asks else None)
