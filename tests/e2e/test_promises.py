@@ -407,7 +407,7 @@ FAILING_DEMO = """
 import dataclasses, sys
 from lab import demo
 demo.BEFORE = (dataclasses.replace(demo.BEFORE[3], status=200), demo.BEFORE[0])
-raise SystemExit(demo.main(['--name', sys.argv[1]]))
+raise SystemExit(demo.main(['--no-kafka', '--name', sys.argv[1]]))
 """
 
 
