@@ -177,3 +177,10 @@ def test_topics_of_a_request_that_streams_are_bounded() -> None:
     talk.client(frame[:-1])
     assert talk.over == "finish, linger"
     assert talk.records()[-1].startswith("DROPPED Produce")
+
+
+def test_a_name_beside_an_id_is_not_forwarded() -> None:
+    talk = knowing()
+    beside: Tree = {"TopicId": IDS["orders"], "Name": "secrets"}
+    talk.client(request(METADATA, 12, 1, {"Topics": [beside], "AllowAutoTopicCreation": True}))
+    assert talk.sent()[-1].body["Topics"] == [{"TopicId": IDS["orders"], "Name": None}]
