@@ -29,6 +29,22 @@ def lab(shared_lab: Cluster) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
+def shared_kafka() -> Iterator[Cluster]:
+    """A lab with one broker, for all tests of Kafka that do not break it."""
+    with cluster("--with", "kafka") as lab:
+        yield lab
+
+
+@pytest.fixture
+def kafka_lab(shared_kafka: Cluster) -> Iterator[Cluster]:
+    """The same without policies and earlier records, and without policies again afterwards."""
+    shared_kafka.delete_policies()
+    shared_kafka.forget()
+    yield shared_kafka
+    shared_kafka.delete_policies()
+
+
+@pytest.fixture(scope="session")
 def _spare() -> Iterator[SpareLab]:
     spare = SpareLab()
     try:

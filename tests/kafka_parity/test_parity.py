@@ -23,7 +23,7 @@ from tests.kafka_parity.broker import Broker, running
 from tests.kafka_parity.draw import Draw
 from tests.kafka_parity.link import Closed, Link
 from tests.kafka_parity.pod import Pod
-from tests.kafka_parity.world import GROUPS, PROFILES, SHUT_TOPICS, World, build, commit, create
+from tests.kafka_parity.world import GROUPS, PROFILES, SHUT_TOPICS, World, begin, build, commit, create
 
 DRAWS: Final = 40 if os.environ.get("TULLE_DEEP") else 5
 """Requests for each version of each API."""
@@ -234,6 +234,8 @@ def prepare(api: str, boss: Link, world: World) -> None:
         world.remember(create(boss, "open-del", "shut-del"))
     if api == "DeleteGroups":
         boss.say(api, 2, GroupsNames=GROUPS[2:])
+    if api == "DescribeTransactions":
+        begin(boss, "tx-open", "open-a", "shut-a")
     if api in ("DeleteGroups", "OffsetDelete"):
         for group in GROUPS[:2]:
             commit(boss, group)
@@ -301,6 +303,39 @@ def explained(seen: Seen) -> bool:
     if seen.profile == "nearly" and seen.api in CLUSTER_FIRST:
         return True
     return _never_forwarded(seen) or (seen.api in LISTED and LISTED[seen.api](seen))
+
+
+def test_topics_that_members_tell_each_other_are_hidden(boss: Link, users: Users, pods: Pods) -> None:
+    """A classic group with a member: a user who may describe the group sees all its topics at the broker, a pod its
+    own."""
+    subscription = b"\0\0" + b"\0\0\0\2" + b"".join(len(name).to_bytes(2) + name for name in (b"open-a", b"shut-a"))
+    body = {
+        "GroupId": "g-members", "SessionTimeoutMs": 30_000, "RebalanceTimeoutMs": 30_000, "ProtocolType": "consumer",
+        "Protocols": [{"Name": "range", "Metadata": subscription + b"\xff\xff\xff\xff"}],
+    }  # fmt: skip
+    member = boss.say("JoinGroup", 9, **body, MemberId="")["MemberId"]
+    pods["reader"].close()
+    seen = told(pods["reader"], TABLE.keys["JoinGroup"], 9, {**body, "MemberId": member})
+    assert seen["ErrorCode"] == 0
+    assert b"open-a" in bytes(seen["Members"][0]["Metadata"])
+    assert b"shut-a" not in bytes(seen["Members"][0]["Metadata"])
+    assignment = b"\0\0" + b"\0\0\0\1" + b"\0\6shut-a" + b"\0\0\0\1" + bytes(4) + b"\xff\xff\xff\xff"
+    synced = told(
+        pods["reader"], TABLE.keys["SyncGroup"], 5,
+        {"GroupId": "g-members", "GenerationId": seen["GenerationId"], "MemberId": member, "ProtocolType": "consumer",
+         "ProtocolName": "range", "Assignments": [{"MemberId": member, "Assignment": assignment}]},
+    )  # fmt: skip
+    assert synced["ErrorCode"] == 0
+    assert b"shut-a" not in bytes(synced["Assignment"])
+    asked: Tree = {"Groups": ["g-members"]}
+    at_broker = told(users["reader"], TABLE.keys["DescribeGroups"], 5, asked)["Groups"][0]["Members"][0]
+    at_pod = told(pods["reader"], TABLE.keys["DescribeGroups"], 5, asked)["Groups"][0]["Members"][0]
+    assert b"shut-a" in bytes(at_broker["MemberMetadata"])
+    assert b"shut-a" in bytes(at_broker["MemberAssignment"])
+    assert b"open-a" in bytes(at_pod["MemberMetadata"])
+    assert b"shut-a" not in bytes(at_pod["MemberMetadata"]) + bytes(at_pod["MemberAssignment"])
+    left = boss.say("LeaveGroup", 5, GroupId="g-members", Members=[{"MemberId": member}])
+    assert left["ErrorCode"] == 0
 
 
 @pytest.mark.parametrize("api", sorted(LISTED))

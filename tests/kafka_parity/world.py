@@ -28,7 +28,7 @@ def _open(name: str, role: str, **more: Any) -> KafkaRule:
     return KafkaRule(name, role, topic="open-", topic_kind=NameKind.PREFIX, **more)
 
 
-_READS: Final = (_open("reads", "consume", group="g-open"), _open("reads-none", "consume", group="g-none"))
+_READS: Final = tuple(_open(f"reads-{group}", "consume", group=group) for group in ("g-open", "g-none", "g-members"))
 _WRITES: Final = (
     _open("writes", "produce", transactional_id="tx-open"),
     _open("writes-none", "produce", transactional_id="tx-none"),
@@ -145,6 +145,26 @@ def commit(boss: Link, group: str) -> None:
         partial(boss.say, "OffsetCommit", 8, GroupId=group, Topics=topics),
         lambda told: not told["Topics"][0]["Partitions"][0]["ErrorCode"],
     )
+
+
+def begin(boss: Link, transaction: str, *topics: str) -> None:
+    """A transaction that writes to topics, and does not end, unless there is one."""
+    (state,) = boss.say("DescribeTransactions", 0, TransactionalIds=[transaction])["TransactionStates"]
+    if state["TransactionState"] == "Ongoing":
+        return
+    made = until(
+        partial(boss.say, "InitProducerId", 4, TransactionalId=transaction, TransactionTimeoutMs=60000),
+        lambda told: not told["ErrorCode"],
+    )
+    until(
+        partial(
+            boss.say, "AddPartitionsToTxn", 3,
+            V3AndBelowTransactionalId=transaction, V3AndBelowProducerId=made["ProducerId"],
+            V3AndBelowProducerEpoch=made["ProducerEpoch"],
+            V3AndBelowTopics=[{"Name": name, "Partitions": [0]} for name in topics],
+        ),
+        lambda told: not told["ResultsByTopicV3AndBelow"][0]["ResultsByPartition"][0]["PartitionErrorCode"],
+    )  # fmt: skip
 
 
 def _coordinated(boss: Link, kind: int, key: str) -> None:

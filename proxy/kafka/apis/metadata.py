@@ -88,7 +88,8 @@ def _metadata_without(
         answer["Topics"] = part.merged(answer["Topics"], topics, codes)
         return answer
 
-    changed = any(codes) or stopped or len(topics) != len(case.body["Topics"])
+    named = part is METADATA_BY_ID and any(topic["Name"] is not None for topic in case.body["Topics"])
+    changed = any(codes) or stopped or named
     if not changed:
         asks = case.body.get("IncludeTopicAuthorizedOperations") or case.body.get("IncludeClusterAuthorizedOperations")
         return case.passed(edit if asks else None)

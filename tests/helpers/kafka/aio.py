@@ -77,7 +77,7 @@ async def consume(context: Context, step: Step) -> dict[str, Any]:
     )
     await consumer.start()
     committed = None
-    seen: list[str] = []
+    seen = context.seen
     try:
         while len(seen) < step["count"]:
             message = await consumer.getone()
@@ -85,13 +85,13 @@ async def consume(context: Context, step: Step) -> dict[str, Any]:
         if step.get("watch"):
             ready()
             while True:
-                await consumer.getone()
+                seen.append((await consumer.getone()).value.decode())
         if group:
             await consumer.commit()
             committed = await consumer.committed(TopicPartition(step["topic"], 0))
     finally:
         await consumer.stop()
-    return {"values": seen, "committed": committed}
+    return {"values": list(seen), "committed": committed}
 
 
 def _checked(code: int) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.helpers.kafka.artifacts import NODE_MODULES
+from tests.helpers.kafka.driver import DEADLINE_S
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).resolve().parent
@@ -44,10 +45,11 @@ class Client:
     reading: str = ""
     refused: tuple[str, ...] | None = None
 
-    def argv(self, bootstrap: str, steps: Sequence[Step], user: str = "") -> list[str]:
+    def argv(self, bootstrap: str, steps: Sequence[Step], user: str = "", deadline_s: float = DEADLINE_S) -> list[str]:
         """The whole command line of one run."""
         plain = [{key: value for key, value in step.items() if key != "name"} for step in steps]
-        wanted = {"bootstrap": bootstrap, "client_id": f"c-{self.name}", "user": user, "steps": plain}
+        how = {"client_id": f"c-{self.name}", "user": user, "deadline_s": deadline_s}
+        wanted = {"bootstrap": bootstrap, "steps": plain, **how}
         return [*self.command, json.dumps(wanted)]
 
 

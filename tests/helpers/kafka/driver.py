@@ -43,6 +43,8 @@ class Context:
     user: str = ""
     """Who to be by SASL PLAIN, the password being the same; "": no SASL."""
     log: list[str] = field(default_factory=list)
+    seen: list[str] = field(default_factory=list)
+    """What a consumer has read in this step, for where it does not come to an end."""
 
     def until(self) -> float:
         """When a step that begins now must have ended, by `time.monotonic`."""
@@ -111,6 +113,7 @@ def main(steps: dict[str, Do], *loggers: str, name: Callable[[BaseException], st
 def run(steps: dict[str, Do], context: Context, step: Step, name: Callable[[BaseException], str]) -> Outcome:
     """One step; whatever it raises is its outcome."""
     context.log.clear()
+    context.seen.clear()
     outcome = Outcome(step["do"])
     started = time.monotonic()
     try:
@@ -120,6 +123,8 @@ def run(steps: dict[str, Do], context: Context, step: Step, name: Callable[[Base
         outcome.error = "deadline"
     except Exception as error:  # noqa: BLE001  the outcome is whatever the client raised
         outcome.error, outcome.text = name(error), str(error)
+    if not outcome.ok and context.seen:
+        outcome.result = {"values": list(context.seen)}
     outcome.seconds = round(time.monotonic() - started, 2)
     outcome.log = list(context.log)
     return outcome

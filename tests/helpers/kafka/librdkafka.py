@@ -143,7 +143,7 @@ def consume(context: Context, step: Step) -> dict[str, Any]:
             isolation_level=step.get("isolation", "read_uncommitted"),
         )
     )
-    seen: list[str] = []
+    seen = context.seen
     committed = None
     until = context.until()
     try:
@@ -166,14 +166,14 @@ def consume(context: Context, step: Step) -> dict[str, Any]:
         watch.close()
     finally:
         consumer.close()
-    return {"values": seen, "committed": committed}
+    return {"values": list(seen), "committed": committed}
 
 
 def share(context: Context, step: Step) -> dict[str, Any]:
     """Read by a share group (KIP-932), records acknowledged by the next poll."""
     watch = Watch(context)
     consumer = ShareConsumer(watch.config(group_id=step["group"], fetch_wait_max_ms=WAIT_MS))
-    seen: list[str] = []
+    seen = context.seen
     until = context.until()
     try:
         consumer.subscribe([step["topic"]])

@@ -67,7 +67,7 @@ def consume(context: Context, step: Step) -> dict[str, Any]:
         enable_auto_commit=False,
         isolation_level=step.get("isolation", "read_uncommitted"),
     )
-    seen: list[str] = []
+    seen = context.seen
     committed = None
     until = context.until()
     try:
@@ -87,7 +87,7 @@ def consume(context: Context, step: Step) -> dict[str, Any]:
             committed = consumer.committed(TopicPartition(step["topic"], 0))
     finally:
         consumer.close(autocommit=False)
-    return {"values": seen, "committed": committed}
+    return {"values": list(seen), "committed": committed}
 
 
 def _list(client: Any, step: Step) -> list[str]:

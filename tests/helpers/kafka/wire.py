@@ -3,8 +3,12 @@
 What it writes and reads goes by the product's table; that the table is right is shown by the real clients.
 """
 
+import errno
+import os
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,10 +16,11 @@ from typing import Any
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
+from lab import state
 from parsers.kafka import frames
 from parsers.kafka.codec import Tree
 from parsers.kafka.table import TABLE
-from tests.helpers.cluster import Cluster, eventually
+from tests.helpers.cluster import ROOT, Cluster, eventually
 from tests.helpers.live import inside
 
 TIMEOUT_S = 20.0
@@ -222,26 +227,58 @@ def list_offsets(topic: str, timestamp: int = -1) -> Tree:
     return {"ReplicaId": -1, "Topics": [{"Name": topic, "Partitions": [partition]}]}
 
 
+# Becomes a process of the pod, as hooks at its way out look at processes, connects, and hands the socket over.
+CONNECT = """
+import os, socket, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from lab.confine import enter_pod
+enter_pod(sys.argv[2], sys.argv[3], Path(sys.argv[4]))
+back = socket.socket(fileno=int(sys.argv[7]))
+try:
+    made = socket.create_connection((sys.argv[5], int(sys.argv[6])), 20)
+except OSError as error:
+    back.send(str(error.errno).encode())
+else:
+    socket.send_fds(back, [b"0"], [made.fileno()])
+"""
+
+
+def connect(lab: Cluster, pod: str, address: str, port: int) -> socket.socket:
+    """A connection that a process of the pod made. Raises OSError as its connect did."""
+    running = state.running(lab.name)
+    found = running.find_pod(pod)
+    place = [str(ROOT), found.netns, found.cgroup, str(running.pod_dir(found)), address, str(port)]
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        argv = [sys.executable, "-S", "-E", "-c", CONNECT, *place, str(theirs.fileno())]
+        with subprocess.Popen(argv, pass_fds=[theirs.fileno()]):  # noqa: S603  our own program
+            theirs.close()
+            ours.settimeout(TIMEOUT_S * 2)
+            said, made, _, _ = socket.recv_fds(ours, 16, 1)
+    if not made:
+        number = int(said or errno.ECHILD)
+        raise OSError(number, os.strerror(number))
+    return socket.socket(fileno=made[0])
+
+
 @contextmanager
-def wired(
-    lab: Cluster, pod: str, to: str = "kafka", port: int = PORT, *, client_id: str = "wire", own: bool = False
-) -> Iterator[Wire]:
-    """A connection from `pod` to the broker; raises OSError when it is refused. own: to the pod's own loopback, where
-    no policy is asked."""
-    address = "127.0.0.1" if own else lab.address(to)
-    with inside(lab, pod):
-        sock = socket.socket()
-    with sock:
+def wired(lab: Cluster, pod: str, to: str = "kafka", port: int = PORT, *, client_id: str = "wire") -> Iterator[Wire]:
+    """A connection from `pod` to the broker; raises OSError when it is refused."""
+    with connect(lab, pod, lab.address(to), port) as sock:
         sock.settimeout(TIMEOUT_S)
-        sock.connect((address, port))
         yield Wire(sock, client_id)
 
 
 @contextmanager
 def behind(lab: Cluster, pod: str = "kafka", port: int = PORT) -> Iterator[Wire]:
     """A connection inside the broker's own pod, which is never steered: what really is in a topic."""
-    with wired(lab, pod, pod, port, client_id="behind", own=True) as wire:
-        yield wire
+    with inside(lab, pod):
+        sock = socket.socket()
+    with sock:
+        sock.settimeout(TIMEOUT_S)
+        sock.connect(("127.0.0.1", port))
+        yield Wire(sock, "behind")
 
 
 def create_topics(wire: Wire, *names: str) -> None:
