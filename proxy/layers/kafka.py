@@ -293,28 +293,70 @@ class KafkaLayer:
 
     def rules_changed(self) -> None:
         """No byte more of a topic that is no longer allowed: of answers that are awaited, under way, or not yet taken
-        by the client."""
-        under_way = [exchange for exchange in self._pending if exchange.watch is not None]
+        by the client. Where no byte of it is out, the client is told the denial in its place; then all ends."""
         if self._edge.downstream_unsent:
-            under_way += self._going_out
-        for exchange in under_way:
-            for name in sorted(exchange.watch.names() if exchange.watch is not None else ()):
-                if self._withdrawn(exchange, name):
+            for exchange in self._going_out:
+                if self._withdrawn(exchange, told=False):
+                    self._stop()
+                    self._edge.reset()
                     return
+        for place, exchange in enumerate(self._pending):
+            told = exchange.api_key == FETCH and not (place == 0 and self._answer_left)
+            names = self._withdrawn(exchange, told=told)
+            if names:
+                topics = exchange.watch.withdrawn(names) if exchange.watch is not None and told else None
+                self._withdraw(place, exchange, topics)
+                return
 
-    def _withdrawn(self, exchange: Exchange, name: str) -> bool:
-        """Whether a topic may not be read any more; then the flow is over."""
+    def _withdrawn(self, exchange: Exchange, *, told: bool) -> set[str]:
+        """The topics that an answer may hold and that may not be read any more; recorded. told: the client is told."""
+        names: set[str] = set()
+        if exchange.watch is None:
+            return names
         flow = self._flow
         request = Request(exchange.api_key, exchange.version, exchange.correlation_id, exchange.client_id, {})
-        verdict = self._judge.ask(request, Operation.READ, Resource.TOPIC, name)
-        if verdict.allow:
-            return False
-        flow.counters["kafka_withdrawn"] += 1
-        facts = Questions(flow, self._judge, request, {}).facts(Operation.READ, Resource.TOPIC, name)
-        flow.record_kafka(flow.kafka_request(), facts, DROPPED, verdict.reason, verdict.rule, verdict.policies)
-        self._stop()
-        self._edge.reset()
-        return True
+        for name in sorted(exchange.watch.names()):
+            verdict = self._judge.ask(request, Operation.READ, Resource.TOPIC, name)
+            if not verdict.allow:
+                names.add(name)
+                facts = Questions(flow, self._judge, request, {}).facts(Operation.READ, Resource.TOPIC, name)
+                facts.error_code = ERRORS[Resource.TOPIC] if told else None
+                flow.record_kafka(flow.kafka_request(), facts, DROPPED, verdict.reason, verdict.rule, verdict.policies)
+        if names:
+            flow.counters["kafka_withdrawn"] += 1
+        return names
+
+    def _withdraw(self, place: int, exchange: Exchange, topics: list[Tree] | None) -> None:
+        """End with an answer of ours in place of this one, behind those before it; None: end now."""
+        flow, pending = self._flow, self._pending
+        self._drop_upload()
+        for each in list(pending)[place:]:
+            if not each.facts.recorded:
+                each.record(flow, failure="withdrawn")
+        if topics is None:
+            self._stop()
+            self._edge.reset()
+            return
+        while len(pending) > place:
+            self._cost -= (
+                pending.pop().cost
+            )  # what is behind it gets no answer, as nothing of the broker's passes any more
+        key, version = exchange.api_key, exchange.version
+        frame = encode_response(key, version, exchange.correlation_id, {"SessionId": 0, "Responses": topics})
+        exchange.answer = framed(frame)
+        if exchange.insert is not None:
+            _, at = begin_response(key, version, frame, "Responses")
+            start, used = inserted(key, version, len(frame), frame, at, exchange.insert)
+            exchange.answer = start + frame[used:]
+        exchange.watch, exchange.cost = None, 0
+        exchange.records.clear()
+        pending.append(exchange)
+        self._asking = None
+        self._unsent = b""
+        self._release(_OPENING | _ASKING)
+        self._holds |= _CLOSING
+        self._inbox.clear()
+        self._drain_queue()
 
     def closed(self) -> None:
         """Nothing is kept any more."""
