@@ -104,12 +104,18 @@ class Questions:
         return name
 
     def deciding(self) -> list[tuple[Operation, Resource, str | None, Verdict]]:
-        """The questions that have a record each: the last about each topic, else the last about each other resource."""
+        """The questions that have a record each: one about each topic, else one about each other resource; and about
+        whatever is denied. Of several about the same thing it is the first that is denied, else the last."""
         asked = self.asked
         if len(asked) == 1:
             return asked
-        topics = {each[2]: each for each in asked if each[1] is Resource.TOPIC}
-        return list(topics.values()) or list({each[1:3]: each for each in asked}.values())
+        topics: dict[object, tuple[Operation, Resource, str | None, Verdict]] = {}
+        others: dict[object, tuple[Operation, Resource, str | None, Verdict]] = {}
+        for each in asked:
+            table, key = (topics, each[2]) if each[1] is Resource.TOPIC else (others, each[1:3])
+            if key not in table or table[key][3].allow:
+                table[key] = each
+        return [*topics.values(), *(each for each in others.values() if not topics or not each[3].allow)]
 
     def facts(self, operation: str = "", resource: str = "", name: str | None = "") -> KafkaFacts:
         """What a record says of the request and one question about it."""
