@@ -241,6 +241,11 @@ class KafkaRuleModel(Strict):
         if self.action == "Deny" and others:
             message = f"a deny rule names one thing, and there is {first}: it would deny each, not both together"
             yield Wrong((*path, others[0]), message, True)
+        if self.action == "Deny" and self.role.lower() == "admin" and named["transactional id"]:
+            message = (
+                "role admin may only describe a transactional id, which a denial of it does not mean: leave it out"
+            )
+            yield Wrong((*path, named["transactional id"][0]), message, True)
 
 
 _NAMED = {

@@ -40,6 +40,7 @@ NAMES: Final = (
     "kafka_tls",  # TLS where Kafka requests were to be judged
     "limit_kafka_frame",  # frames above their size, or that took too long
     "limit_kafka_answer",  # answers too large to be read whole
+    "limit_kafka_questions",  # requests that name too much to be judged
     "limit_kafka_held",  # closed because all connections together held too much of unfinished frames
 )
 

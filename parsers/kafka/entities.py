@@ -55,7 +55,7 @@ def entities(message: Request | Response) -> Entities:
 def _collect(steps: _Steps, tree: Tree, found: Entities) -> None:
     for name, is_array, goes_to, inner in steps:
         if goes_to == _TYPED:
-            into = _CONFIG_TYPES.get(tree["ResourceType"])
+            into = _CONFIG_TYPES.get(tree.get("ResourceType", 0))  # version 0 of ListConfigResources has none
             if into is not None:
                 getattr(found, into).append(tree["ResourceName"])
             continue

@@ -31,7 +31,7 @@ _INT16 = struct.Struct(">h")
 @dataclass(slots=True)
 class Request:
     """One request. trailing: bytes behind the last field (librdkafka sends some). unknown_tags: tagged fields that the
-    definitions do not know. body_at: where the body begins in the frame."""
+    definitions do not know. body_at: where the body begins in the frame. elements: objects that its body is of."""
 
     api_key: int
     api_version: int
@@ -41,6 +41,7 @@ class Request:
     trailing: int = 0
     unknown_tags: int = 0
     body_at: int = 0
+    elements: int = 0
 
 
 @dataclass(slots=True)
@@ -152,6 +153,7 @@ def decode_request(data: bytes, elements: int = MAX_ELEMENTS) -> Request:
     request.body = read_body(reader)
     request.trailing = len(data) - reader.at
     request.unknown_tags = reader.unknown
+    request.elements = elements - reader.left
     return request
 
 

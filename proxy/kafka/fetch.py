@@ -26,7 +26,8 @@ FETCH: Final = 1
 MAX_SESSIONS: Final = 8
 """Of one connection; a client has one to a broker. The oldest is forgotten."""
 MAX_PARTITIONS: Final = 10_000
-"""In all mirrors of one connection, some 70 bytes each. A fetch of more goes on without a session."""
+"""In all mirrors of one connection, some 70 bytes each; a topic counts as three, a long name as more. A fetch of more
+goes on without a session."""
 
 _FIRST_SESSION: Final = 7  # versions
 _FIRST_ID: Final = 13
@@ -69,6 +70,11 @@ class Named:
     name: str
     partitions: set[int] = field(default_factory=set)
 
+    @property
+    def size(self) -> int:
+        """What it takes, in partitions."""
+        return 3 + len(self.name) // 64 + len(self.partitions)
+
 
 type Topics = dict[TopicKey, Named]
 
@@ -92,7 +98,7 @@ class Session:
     @property
     def size(self) -> int:
         """Partitions, those that are on their way included."""
-        held = sum(len(topic.partitions) for topic in self.topics.values())
+        held = sum(topic.size for topic in self.topics.values())
         return held + sum(len(topic.partitions) for change in self.waiting for topic in change.adds.values())
 
 
@@ -193,7 +199,7 @@ class Sessions:
             return _answer(request, entries, errors)
         allowed = [(entry, name) for entry, name, error in zip(entries, names, errors, strict=True) if not error]
         topics = _topics((entry, name) for entry, name in allowed if name is not None)
-        size = sum(len(topic.partitions) for topic in topics.values())
+        size = sum(topic.size for topic in topics.values())
         fits = self.size + size <= MAX_PARTITIONS
         if not any(errors) and (fits or body.get("SessionEpoch", NO_SESSION_EPOCH) == NO_SESSION_EPOCH):
             makes = version >= _FIRST_SESSION and body["SessionEpoch"] == NEW_SESSION_EPOCH
@@ -226,7 +232,7 @@ class Sessions:
             return _begin_anew(request, "session_denied")
         entries = request.body["Topics"]
         adds = _topics((entry, name) for entry, name in zip(entries, names, strict=True) if name is not None)
-        if self.size + sum(len(topic.partitions) for topic in adds.values()) > MAX_PARTITIONS:
+        if self.size + sum(topic.size for topic in adds.values()) > MAX_PARTITIONS:
             return _begin_anew(request, "session_too_large")
         forgets = [(_key(entry), entry["Partitions"]) for entry in request.body["ForgottenTopicsData"]]
         return ReadPlan(watch=Change(session, adds, forgets))

@@ -25,6 +25,9 @@ MAX_IDS: Final = 65_536
 MAX_IDS_OF_PLACE: Final = 16_384
 """Of one place, so that no broker can crowd out all others."""
 
+MAX_NAME: Final = 249
+"""Characters of a topic's name (org.apache.kafka.common.internals.Topic); longer ones are no topic's."""
+
 NO_ID: Final = bytes(16)
 
 
@@ -87,7 +90,7 @@ def pairs_in(api_key: int, body: Tree) -> list[tuple[bytes, str]]:
     return [
         (topic["TopicId"], topic["Name"])
         for topic in topics
-        if topic.get("TopicId", NO_ID) != NO_ID and topic.get("Name") and not topic.get("ErrorCode")
+        if topic.get("TopicId", NO_ID) != NO_ID and topic.get("Name") and len(topic["Name"]) <= MAX_NAME
     ]
 
 

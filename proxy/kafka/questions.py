@@ -10,8 +10,10 @@ from policies.requests import KafkaRequest, Operation, Resource
 from proxy.flow import Flow
 from proxy.flow_event import KafkaFacts
 
-MAX_REMEMBERED: Final = 1024
+MAX_REMEMBERED: Final = 64
 """Verdicts remembered for one connection, some 300 bytes each; past it all are forgotten."""
+MAX_REMEMBERED_TEXT: Final = 512
+"""Characters of client id and name together; a verdict on longer ones is asked for each time."""
 
 ERRORS: Final[Mapping[str, int]] = {
     Resource.TOPIC: 29,
@@ -23,7 +25,15 @@ ERRORS: Final[Mapping[str, int]] = {
 }
 """TOPIC_AUTHORIZATION_FAILED and its like: what a denied client is told."""
 
+MAX_QUESTIONS: Final = 10_000
+"""Of one request, some 50 microseconds each with the record of a denial: no request may keep a worker for long."""
+
 type Key = tuple[int, int, str | None, str, str, str | None]
+type Asked = tuple[Operation, Resource, str | None, Verdict]
+
+
+class TooMany(Exception):
+    """A request asks more than MAX_QUESTIONS."""
 
 
 class Judge:
@@ -56,9 +66,10 @@ class Judge:
                 name,
             )
             verdict = engine.decide_kafka(flow.endpoint, flow.direction, flow.facts.identity, flow.port, question)
-            if len(self._known) >= MAX_REMEMBERED:
-                self._known.clear()
-            self._known[key] = verdict
+            if len(request.client_id or "") + len(name or "") <= MAX_REMEMBERED_TEXT:
+                if len(self._known) >= MAX_REMEMBERED:
+                    self._known.clear()
+                self._known[key] = verdict
         return verdict
 
 
@@ -77,12 +88,14 @@ class Questions:
         self._judge = judge
         self._names = names
         self._request = request
-        self.asked: list[tuple[Operation, Resource, str | None, Verdict]] = []
+        self.asked: list[Asked] = []
         self.ids: dict[bytes, str] = {}
         self.permit: Permit | None = None
 
     def allows(self, operation: Operation, resource: Resource, name: str | None) -> bool:
         """See `Authorizer`."""
+        if len(self.asked) >= MAX_QUESTIONS:
+            raise TooMany
         verdict = self._judge.ask(self._request, operation, resource, name)
         self.asked.append((operation, resource, name, verdict))
         if self.permit is None:
@@ -103,19 +116,25 @@ class Questions:
             self.ids[topic_id] = name
         return name
 
-    def deciding(self) -> list[tuple[Operation, Resource, str | None, Verdict]]:
-        """The questions that have a record each: one about each topic, else one about each other resource; and about
-        whatever is denied. Of several about the same thing it is the first that is denied, else the last."""
+    def deciding(self) -> list[Asked]:
+        """The questions that have a record each: one about each topic, and one about each other resource where there is
+        no topic or the answer was not a plain yes. Of several about the same, the first that was denied, else the last.
+        """
         asked = self.asked
         if len(asked) == 1:
             return asked
-        topics: dict[object, tuple[Operation, Resource, str | None, Verdict]] = {}
-        others: dict[object, tuple[Operation, Resource, str | None, Verdict]] = {}
+        topics: dict[str | None, Asked] = {}
+        others: dict[tuple[Resource, str | None], Asked] = {}
         for each in asked:
-            table, key = (topics, each[2]) if each[1] is Resource.TOPIC else (others, each[1:3])
-            if key not in table or table[key][3].allow:
-                table[key] = each
-        return [*topics.values(), *(each for each in others.values() if not topics or not each[3].allow)]
+            _, resource, name, _ = each
+            if resource is Resource.TOPIC:
+                if (before := topics.get(name)) is None or before[3].allow:
+                    topics[name] = each
+            elif (known := others.get((resource, name))) is None or known[3].allow:
+                others[resource, name] = each
+        if not topics:
+            return list(others.values())
+        return [each for each in others.values() if not each[3].allow or each[3].audited] + list(topics.values())
 
     def facts(self, operation: str = "", resource: str = "", name: str | None = "") -> KafkaFacts:
         """What a record says of the request and one question about it."""

@@ -6,6 +6,10 @@ the denial is told in every answer of the session, as the broker would.
 
 INVARIANT: as for fetch sessions (`proxy.kafka.fetch`): what the mirror does not know, or what is no longer as it was
 judged, is answered SHARE_SESSION_NOT_FOUND (122), and the client opens its session anew.
+
+A share session is found by two names that any client may choose, and not bound to a connection
+(SharePartitionManager.newContext): whoever knows group and member can go on with a session of somebody else. So unlike
+those of Fetch, answers are read: one that holds a topic which is not in the mirror is of another's session.
 """
 
 from collections.abc import Iterable
@@ -29,6 +33,8 @@ SHARE_FETCH: Final = 78
 SHARE_ACKNOWLEDGE: Final = 79
 GROUP_AUTHORIZATION_FAILED: Final = 30
 SHARE_SESSION_NOT_FOUND: Final = 122
+MAX_BYTES: Final = 4 * 1024 * 1024
+"""Of records that a client may ask for at once, as answers are read whole; brokers go above it for one batch."""
 OPENS: Final = 0
 CLOSES: Final = -1
 
@@ -51,8 +57,8 @@ class ShareSession:
     @property
     def size(self) -> int:
         """Partitions."""
-        return sum(len(topic.partitions) for topic in self.topics.values()) + sum(
-            len(partitions) for _, partitions in self.denied.values()
+        return sum(topic.size for topic in self.topics.values()) + sum(
+            3 + len(partitions) for _, partitions in self.denied.values()
         )
 
 
@@ -149,14 +155,33 @@ class ShareSessions:
                 del self._known[next(iter(self._known))]
             self._known[member] = session
         watch = ShareRead(session)
-        if not session.denied:
-            return ReadPlan(watch=watch)
         told = _told(session.denied)
-        insert = insert_of(request.api_key, request.api_version, told)
-        forgotten = [entry for entry in body["ForgottenTopicsData"] if entry["TopicId"] in session.topics]
-        # the denial is told at once, whether there are records or not
-        changed = body | {"Topics": kept, "ForgottenTopicsData": forgotten, "MaxWaitMs": 0, "MinBytes": 0}
-        return ReadPlan(Action.EDIT, changed, insert=insert, watch=watch)
+
+        def edit(answer: Tree) -> Tree:
+            if answer["ErrorCode"]:
+                return answer
+            for each in answer["Responses"]:
+                topic = session.topics.get(each["TopicId"])
+                if topic is None or not authorizer.sees(Operation.READ, Resource.TOPIC, topic.name):
+                    self._forget(member, session)
+                    return {"ErrorCode": SHARE_SESSION_NOT_FOUND, "Responses": []}
+            answer["Responses"] = told + answer["Responses"]
+            return answer
+
+        changed: Tree = {}
+        if body["MaxBytes"] > MAX_BYTES:
+            changed["MaxBytes"] = MAX_BYTES
+        if told:
+            forgotten = [entry for entry in body["ForgottenTopicsData"] if entry["TopicId"] in session.topics]
+            # the denial is told at once, whether there are records or not
+            changed.update(Topics=kept, ForgottenTopicsData=forgotten, MaxWaitMs=0, MinBytes=0)
+        if not changed:
+            return ReadPlan(edit=edit, watch=watch)
+        return ReadPlan(Action.EDIT, body | changed, edit=edit, watch=watch)
+
+    def _forget(self, member: Member, session: ShareSession) -> None:
+        if self._known.get(member) is session:
+            del self._known[member]
 
     def _holds(self, session: ShareSession, authorizer: Authorizer, names: dict[bytes, str]) -> bool:
         """Whether all that is in the session is still as it was judged."""

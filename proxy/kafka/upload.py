@@ -26,6 +26,10 @@ TOPIC_AUTHORIZATION_FAILED: Final = 29
 _BY_ID: Final = 13
 _INDEX_AND_LENGTH: Final = 5
 """The least that stands between the start of a partition and its records."""
+MAX_TOPICS: Final = 5000
+"""Of one such request: they are all judged at once when it was denied."""
+ELEMENT_BYTES: Final = 230
+"""That a topic or a partition takes here."""
 _ZEROS: Final = memoryview(bytes(256 * 1024))
 
 
@@ -110,6 +114,11 @@ class Upload:
                 self.ended = True
         self._fed += len(data)
 
+    @property
+    def cost(self) -> int:
+        """Bytes that are kept of what was read."""
+        return self._elements * ELEMENT_BYTES
+
     def passed(self, count: int) -> None:
         """So many bytes of records passed unseen."""
         if count > self.blind:
@@ -148,5 +157,5 @@ class Upload:
 
     def _spend(self) -> None:
         self._elements += 1
-        if self._elements > MAX_ELEMENTS:
+        if self._elements > MAX_ELEMENTS or len(self.topics) > MAX_TOPICS:
             raise RemoteProtocolError("too_many_elements")

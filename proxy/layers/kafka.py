@@ -47,7 +47,7 @@ from proxy.kafka.fetch import FETCH, ReadPlan, Sessions
 from proxy.kafka.ids import Place, ids_in, pairs_in, question, told_by
 from proxy.kafka.inbox import Inbox
 from proxy.kafka.plan import Action, Plan
-from proxy.kafka.questions import ERRORS, Judge, Questions
+from proxy.kafka.questions import ERRORS, Judge, Questions, TooMany
 from proxy.kafka.share import SHARE_ACKNOWLEDGE, SHARE_FETCH, ShareSessions
 from proxy.kafka.shared import Holding, Shared
 from proxy.kafka.upload import Stage, Upload
@@ -61,6 +61,8 @@ MAX_ASKED: Final = 1000
 """Topic ids of one request that the broker is asked about; the rest count as unknown, and are counted."""
 READ_FOR_RECORD: Final = 16 * 1024
 """Answers up to this size are read for the error that the record tells."""
+ELEMENT_BYTES: Final = 110
+"""That an object of a request takes while what edits its answer is kept."""
 UPLOAD_START: Final = 128 * 1024
 """The fields of a Produce request before its topics: two strings of 32 KiB at most, and tagged fields that are
 refused."""
@@ -408,8 +410,11 @@ class KafkaLayer:
     def _account(self) -> None:
         """Count what is kept; end the flow where all together keep too much."""
         kept = len(self._inbox) + len(self._outbox) + self._cost
+        if self._upload is not None:
+            kept += self._upload.cost
         if self._holding.set(kept) > self._flow.limits.kafka_held_bytes and not self._holds & _OVER:
             self._flow.counters["limit_kafka_held"] += 1
+            self._drop_upload()
             self._refuse_all("limit_kafka_held", RULE_LIMIT)
 
     def _request(self, raw: bytes, *, asked: bool) -> None:
@@ -435,12 +440,12 @@ class KafkaLayer:
         facts = flow.kafka_request()
         questions = Questions(flow, self._judge, request, self._shared.ids.of(self._place))
         key = request.api_key
-        if key == FETCH:
-            plan: Plan = self._fetches.judge(request, questions)
-        elif key in (SHARE_FETCH, SHARE_ACKNOWLEDGE):
-            plan = self._shares.judge(request, questions)
-        else:
-            plan = self._shared.judge(request, questions)
+        try:
+            plan = self._plan(request, questions)
+        except TooMany:
+            flow.counters["limit_kafka_questions"] += 1
+            self._refuse_all("limit_kafka_questions", RULE_LIMIT, raw[_SIZE.size :])
+            return
         goes_on = plan.action is Action.PASS or plan.action is Action.EDIT
         if goes_on and questions.permit is None and not questions.allows(Operation.NOTHING, Resource.CLUSTER, ""):
             plan, goes_on = Plan(Action.CLOSE, reason="not_allowed"), False
@@ -461,6 +466,13 @@ class KafkaLayer:
             exchange.cost = len(exchange.answer)
             self._await(exchange)
         self._drain_queue()
+
+    def _plan(self, request: Request, questions: Questions) -> Plan:
+        if request.api_key == FETCH:
+            return self._fetches.judge(request, questions)
+        if request.api_key in (SHARE_FETCH, SHARE_ACKNOWLEDGE):
+            return self._shares.judge(request, questions)
+        return self._shared.judge(request, questions)
 
     def _record(self, exchange: Exchange, plan: Plan, questions: Questions, *, goes_on: bool) -> None:
         """Record what is denied, now; what goes on has its record when its answer comes."""
@@ -504,7 +516,7 @@ class KafkaLayer:
                 exchange.insert, exchange.watch = plan.insert, plan.watch
             exchange.reads = key == API_VERSIONS or told_by(key)
             if plan.edit is not None:
-                exchange.cost = len(raw)
+                exchange.cost = _cost(request, raw)
                 if key == PRODUCE:
                     _forget_records(request.body)
             self._await(exchange)
@@ -585,14 +597,15 @@ class KafkaLayer:
         data = self._inbox.take(_SIZE.size + upload.fed)
         if permit is None:
             upload.stage = Stage.DRAINING
-            return
-        upload.stage = Stage.PASSING
-        self._exchange = exchange
-        if request.body["Acks"] != 0:
-            self._await(exchange)
-            if self._timer is not Timer.RECORD:
-                self._set_timer(Timer.RECORD, flow.limits.record_s)
-        self._send(data, permit)
+        else:
+            upload.stage = Stage.PASSING
+            self._exchange = exchange
+            if request.body["Acks"] != 0:
+                self._await(exchange)
+                if self._timer is not Timer.RECORD:
+                    self._set_timer(Timer.RECORD, flow.limits.record_s)
+            self._send(data, permit)
+        self._account()
 
     def _allows_upload(self, upload: Upload, exchange: Exchange) -> Permit | None:
         """Judge the topics that were not judged yet; the permit, if all of them may go on."""
@@ -626,6 +639,9 @@ class KafkaLayer:
                 self._deny_late(upload, exchange)
             else:
                 self._edge.pass_upstream(data)
+        self._account()
+        if self._upload is None:
+            return False
         if not upload.left:
             self._upload_ends(upload)
         return True
@@ -650,6 +666,7 @@ class KafkaLayer:
     def _upload_ends(self, upload: Upload) -> None:
         """The last byte of it was read."""
         self._upload = None
+        self._holding.set(len(self._inbox) + len(self._outbox) + self._cost)
         exchange, self._exchange = self._exchange, None
         request, flow = upload.request, self._flow
         silent = request.body["Acks"] == 0
@@ -682,18 +699,23 @@ class KafkaLayer:
 
     def _refuse_upload(self, reason: str) -> None:
         """It cannot be read; where it went on in part, it is not finished."""
-        upload, self._upload = self._upload, None
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            exchange.records.clear()
-            if self._pending and self._pending[-1] is exchange:
-                self._pending.pop()
+        upload = self._drop_upload()
         frame = self._inbox.head(_SIZE.size + HEAD_BYTES)[_SIZE.size :]
         if upload is not None:
             request = upload.request
             frame = _HEAD.pack(request.api_key, request.api_version, request.correlation_id)
         self._first = False
         self._refuse_all(reason, RULE_PROTOCOL, frame)
+
+    def _drop_upload(self) -> Upload | None:
+        """It is not finished, and nobody answers it."""
+        upload, self._upload = self._upload, None
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.records.clear()
+            if self._pending and self._pending[-1] is exchange:
+                self._pending.pop()
+        return upload
 
     # ---- topic ids
 
@@ -732,7 +754,7 @@ class KafkaLayer:
         flow.counters["kafka_ids_asked"] += len(ids)
         exchange = Exchange(METADATA, version, request.correlation_id, request.client_id, flow.kafka_request())
         exchange.asked = True
-        exchange.cost = len(raw)
+        exchange.cost = _cost(request, raw)
         self._asking = (request, raw) if raw else None  # a request that streams waits where it is
         self._holds |= _ASKING
         self._await(exchange)
@@ -790,6 +812,7 @@ class KafkaLayer:
                     body = exchange.edit(body)
                 client_version = version if version != exchange.sent_version else exchange.version
                 raw = framed(encode_response(key, client_version, exchange.correlation_id, body))
+                exchange.size = len(raw)
         else:
             if exchange.watch is not None:
                 error, _ = self._first_fields(exchange, raw[_SIZE.size : ANSWER_START])
@@ -1039,6 +1062,8 @@ class KafkaLayer:
                     exchange.record(flow)
                 elif oldest is None:
                     oldest = exchange.facts.began_ns
+        if self._holds:
+            self._frame_began = None  # it is us who do not read
         began = self._frame_began
         if began is not None and self._first and self._pass_unparsed("not kafka, no request came in time"):
             return
@@ -1115,6 +1140,11 @@ def _seen(frame: bytes) -> KafkaFacts:
         key, version, correlation_id = -1, -1, 0
     api = TABLE.apis.get(key)
     return KafkaFacts(key, api.name if api is not None else "", version, "", correlation_id)
+
+
+def _cost(request: Request, raw: bytes) -> int:
+    """Bytes that are kept with a request whose answer is edited, or that waits."""
+    return len(raw) + request.elements * ELEMENT_BYTES
 
 
 def _own_versions() -> Tree:

@@ -310,7 +310,7 @@ def test_topics_that_members_tell_each_other_are_hidden(boss: Link, users: Users
     own."""
     subscription = b"\0\0" + b"\0\0\0\2" + b"".join(len(name).to_bytes(2) + name for name in (b"open-a", b"shut-a"))
     body = {
-        "GroupId": "g-none", "SessionTimeoutMs": 30_000, "RebalanceTimeoutMs": 30_000, "ProtocolType": "consumer",
+        "GroupId": "g-members", "SessionTimeoutMs": 30_000, "RebalanceTimeoutMs": 30_000, "ProtocolType": "consumer",
         "Protocols": [{"Name": "range", "Metadata": subscription + b"\xff\xff\xff\xff"}],
     }  # fmt: skip
     member = boss.say("JoinGroup", 9, **body, MemberId="")["MemberId"]
@@ -322,19 +322,19 @@ def test_topics_that_members_tell_each_other_are_hidden(boss: Link, users: Users
     assignment = b"\0\0" + b"\0\0\0\1" + b"\0\6shut-a" + b"\0\0\0\1" + bytes(4) + b"\xff\xff\xff\xff"
     synced = told(
         pods["reader"], TABLE.keys["SyncGroup"], 5,
-        {"GroupId": "g-none", "GenerationId": seen["GenerationId"], "MemberId": member, "ProtocolType": "consumer",
+        {"GroupId": "g-members", "GenerationId": seen["GenerationId"], "MemberId": member, "ProtocolType": "consumer",
          "ProtocolName": "range", "Assignments": [{"MemberId": member, "Assignment": assignment}]},
     )  # fmt: skip
     assert synced["ErrorCode"] == 0
     assert b"shut-a" not in bytes(synced["Assignment"])
-    asked: Tree = {"Groups": ["g-none"]}
+    asked: Tree = {"Groups": ["g-members"]}
     at_broker = told(users["reader"], TABLE.keys["DescribeGroups"], 5, asked)["Groups"][0]["Members"][0]
     at_pod = told(pods["reader"], TABLE.keys["DescribeGroups"], 5, asked)["Groups"][0]["Members"][0]
     assert b"shut-a" in bytes(at_broker["MemberMetadata"])
     assert b"shut-a" in bytes(at_broker["MemberAssignment"])
     assert b"open-a" in bytes(at_pod["MemberMetadata"])
     assert b"shut-a" not in bytes(at_pod["MemberMetadata"]) + bytes(at_pod["MemberAssignment"])
-    left = boss.say("LeaveGroup", 5, GroupId="g-none", Members=[{"MemberId": member}])
+    left = boss.say("LeaveGroup", 5, GroupId="g-members", Members=[{"MemberId": member}])
     assert left["ErrorCode"] == 0
 
 

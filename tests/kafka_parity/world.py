@@ -28,7 +28,7 @@ def _open(name: str, role: str, **more: Any) -> KafkaRule:
     return KafkaRule(name, role, topic="open-", topic_kind=NameKind.PREFIX, **more)
 
 
-_READS: Final = (_open("reads", "consume", group="g-open"), _open("reads-none", "consume", group="g-none"))
+_READS: Final = tuple(_open(f"reads-{group}", "consume", group=group) for group in ("g-open", "g-none", "g-members"))
 _WRITES: Final = (
     _open("writes", "produce", transactional_id="tx-open"),
     _open("writes-none", "produce", transactional_id="tx-none"),

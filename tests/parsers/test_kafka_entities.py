@@ -74,6 +74,12 @@ def test_responses() -> None:
     assert entities(Response(10, 4, 1, {"Coordinators": [{"Key": "g"}]})) == Entities()
 
 
+def test_resources_without_a_type_name_nothing() -> None:
+    """Version 0 of ListConfigResources lists client metrics alone."""
+    frame = encode_response(74, 0, 1, {"ConfigResources": [{"ResourceName": "metrics"}]})
+    assert entities(decode_response(74, 0, frame)) == Entities()
+
+
 def test_a_request_that_was_begun_names_what_its_first_fields_name() -> None:
     data = encode_request(Request(0, 9, 1, None, {"TransactionalId": "tx", "TopicData": [{"Name": "a"}]}))
     assert entities(begin_request(data, "TopicData")[0]) == Entities([], [], [], ["tx"])

@@ -140,6 +140,7 @@ def test_a_plain_document_has_none_of_it(spec: str, field: str) -> None:
             "{action: Deny, topic: t, group: g}",
             ".group: a deny rule names one thing, and there is topic: it would deny each, not both together",
         ),
+        ("{action: Deny, role: admin, transactionalId: x}", ".transactionalId: role admin may only describe a"),
         ("{topicPrefix: ''}", ".topicPrefix: not what topics begin with: letters"),
         ("{topicPrefix: 'a*'}", ".topicPrefix: not what topics begin with: letters"),
         ("{topicGlob: 'a b'}", ".topicGlob: not a glob of topics: letters"),

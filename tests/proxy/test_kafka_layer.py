@@ -335,6 +335,14 @@ def test_a_frame_that_takes_too_long_is_refused() -> None:
     assert talk.records() == ["DROPPED limit_kafka_frame"]
 
 
+def test_a_frame_that_we_do_not_read_does_not_take_too_long() -> None:
+    talk = Talk("orders", limits=Limits(kafka_frame_s=0, kafka_pending=1, record_s=0))
+    talk.client(produce(1, "orders")[:10])
+    talk.client(produce(1, "orders")[10:] + produce(2, "orders")[:10])
+    talk.now.expired(Timer.RECORD)
+    assert talk.over == ""
+
+
 def test_unfinished_frames_of_all_flows_together_are_bounded() -> None:
     limits = Limits(kafka_held_bytes=150_000)
     first = Talk("orders", limits=limits)
@@ -604,7 +612,7 @@ def test_tls_does_not_pass_where_something_is_denied() -> None:
     assert talk.edge.legs == []
 
 
-def test_a_denied_broker_beside_an_allowed_topic_is_on_record() -> None:
+def test_a_record_tells_the_error_of_its_own_resource() -> None:
     shared = Shared(new_counters(), judge, refuse)
     talk = Talk("orders", shared=shared)
     asked = [{"ResourceType": 2, "ResourceName": "orders"}, {"ResourceType": 4, "ResourceName": "0"}]

@@ -45,6 +45,7 @@ def read(
         "ShareSessionEpoch": epoch,
         "MaxWaitMs": 500,
         "MinBytes": 1,
+        "MaxBytes": 1 << 20,
         "Topics": [
             {"TopicId": IDS[topic], "Partitions": [{"PartitionIndex": 0, "AcknowledgementBatches": []}]}
             for topic in topics
