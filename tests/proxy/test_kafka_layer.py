@@ -30,6 +30,8 @@ from tests.proxy.kafka_talk import (
     request,
 )
 
+SASL_HANDSHAKE, SASL_AUTHENTICATE = 17, 36
+
 
 def codes(talk: Talk, index: int = -1) -> list[tuple[str, int]]:
     """(topic, error) of a Produce answer."""
@@ -657,3 +659,42 @@ def test_a_record_tells_the_error_of_a_partition_of_a_transaction() -> None:
     told = [{"Name": "orders", "ResultsByPartition": [{"PartitionIndex": 0, "PartitionErrorCode": 48}]}]
     talk.broker(answer(24, 3, 7, {"ResultsByTopicV3AndBelow": told}))
     assert talk.records() == ["FORWARDED AddPartitionsToTxn Write orders 48 by r-orders"]
+
+
+def test_an_answer_too_large_to_learn_from_goes_on_as_it_came() -> None:
+    talk = Talk("orders", shared=Shared(new_counters(), judge, refuse), limits=Limits(kafka_answer_bytes=100))
+    talk.client(request(METADATA, 12, 7, {"Topics": [{"Name": "orders"}], "AllowAutoTopicCreation": False}))
+    partitions = [{"PartitionIndex": index} for index in range(10)]
+    topic = {"Name": "orders", "TopicId": bytes(range(16)), "Partitions": partitions}
+    told = answer(METADATA, 12, 7, {"Brokers": [], "Topics": [topic]})
+    assert len(told) > 100
+    talk.broker(told[:50])
+    assert bytes(talk.edge.down) == told[:50]
+    talk.broker(told[50:])
+    assert bytes(talk.edge.down) == told
+    assert talk.over == ""
+
+
+def test_a_login_goes_by_untouched_and_what_follows_is_judged() -> None:
+    talk = Talk("orders", shared=Shared(new_counters(), judge, refuse))
+    frames = [
+        request(SASL_HANDSHAKE, 1, 1, {"Mechanism": "PLAIN"}),
+        request(SASL_AUTHENTICATE, 2, 2, {"AuthBytes": b"\0pod\0secret"}),
+    ]
+    told = [
+        answer(SASL_HANDSHAKE, 1, 1, {"Mechanisms": ["PLAIN"]}),
+        answer(SASL_AUTHENTICATE, 2, 2, {"ErrorMessage": None, "AuthBytes": b"", "SessionLifetimeMs": 0}),
+    ]
+    for asked, answered in zip(frames, told, strict=True):
+        talk.client(asked)
+        talk.broker(answered)
+    assert bytes(talk.edge.legs[0]) == b"".join(frames)
+    assert bytes(talk.edge.down) == b"".join(told)
+    talk.client(produce(3, "secrets"))
+    assert bytes(talk.edge.legs[0]) == b"".join(frames)
+    assert codes(talk) == [("secrets", TOPIC_DENIED)]
+    assert talk.records() == [
+        "FORWARDED SaslHandshake Nothing 0 by r-orders",
+        "FORWARDED SaslAuthenticate Nothing 0 by r-orders",
+        "DROPPED Produce Write secrets 29 by default-deny",
+    ]
