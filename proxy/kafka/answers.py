@@ -9,36 +9,45 @@ from typing import Any, Final
 from parsers.errors import RemoteProtocolError
 from parsers.kafka.codec import Incomplete, Tree
 from parsers.kafka.frames import begin_response, encode_response, message_of
+from policies.requests import Resource
 
 PRODUCE: Final = 0
 FETCH: Final = 1
 _FLEXIBLE_PRODUCE, _FLEXIBLE_FETCH, _FIRST_SESSION, _FIRST_ID = 9, 12, 7, 13  # versions
 _NONE, _ONE, _ONE_BYTE = 1, 2, 0x7F  # lengths as a flexible version writes them: one more
 
-_NAMES: Final = ("Name", "Topic", "TopicName")
+_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
+    Resource.TOPIC: ("Name", "Topic", "TopicName", "ResourceName"),
+    Resource.GROUP: ("GroupId", "Key", "ResourceName"),
+    Resource.TRANSACTIONAL_ID: ("TransactionalId", "Key"),
+}
+"""The fields by which answers name what they are about."""
+_CODES: Final = ("ErrorCode", "PartitionErrorCode")
 _INT16: Final = struct.Struct(">h")
 _INT32: Final = struct.Struct(">i")
 
 
-def error_of(body: Tree, topic: str = "", ids: Mapping[bytes, str] | None = None) -> int:
-    """The error that an answer tells: of the whole, else the first one about the topic, else (without a topic, or where
-    it is not in there) the first of all; 0 for none. ids: names of topic ids that stand in it."""
+def error_of(body: Tree, resource: str = "", name: str = "", ids: Mapping[bytes, str] | None = None) -> int:
+    """The error that an answer tells: of the whole, else the first one about what is named, else (where that has no
+    name, or is not in there) the first of all; 0 for none. ids: names of topic ids that stand in it."""
     code = body.get("ErrorCode")
     if code:
         return int(code)
-    found = _about(body, topic, ids or {}) if topic else None
+    fields = _NAMES.get(resource)
+    known = ids if ids and resource == Resource.TOPIC else {}
+    found = _about(body, fields, name, known) if name and fields else None
     return _first(body if found is None else found)
 
 
-def _about(tree: Tree, topic: str, ids: Mapping[bytes, str]) -> Tree | None:
+def _about(tree: Tree, fields: tuple[str, ...], name: str, ids: Mapping[bytes, str]) -> Tree | None:
     for value in tree.values():
         if type(value) is not list or not value or type(value[0]) is not dict:
             continue
         for each in value:
-            if any(each.get(name) == topic for name in _NAMES) or ids.get(each.get("TopicId", b"")) == topic:
+            if any(each.get(field) == name for field in fields) or ids.get(each.get("TopicId", b"")) == name:
                 found: Tree = each
                 return found
-            deeper = _about(each, topic, ids)
+            deeper = _about(each, fields, name, ids)
             if deeper is not None:
                 return deeper
     return None
@@ -47,9 +56,9 @@ def _about(tree: Tree, topic: str, ids: Mapping[bytes, str]) -> Tree | None:
 def _first(tree: Any) -> int:
     """The first error that is not 0."""
     if type(tree) is dict:
-        code = tree.get("ErrorCode")
-        if code:
-            return int(code)
+        for field in _CODES:
+            if code := tree.get(field):
+                return int(code)
         values = list(tree.values())
     elif type(tree) is list and tree and type(tree[0]) is dict:
         values = tree

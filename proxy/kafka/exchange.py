@@ -82,7 +82,7 @@ class Exchange:
         for facts, verdict in self.records:
             if request.recorded:
                 facts = replace(facts)
-            facts.error_code = error if body is None else error_of(body, facts.topic, self.ids)
+            facts.error_code = error if body is None else error_of(body, facts.resource, facts.name, self.ids)
             word = AUDIT if verdict.audited else FORWARDED
             flow.record_kafka(
                 request, facts, ERROR if failure else word, failure or verdict.reason, verdict.rule, verdict.policies

@@ -6,7 +6,10 @@ from hypothesis import strategies as st
 
 from parsers.kafka.table import TABLE
 from policies.ruleset import KafkaRule
+from proxy.counters import new_counters
 from proxy.events import LegFailure, Timer
+from proxy.kafka.apis import judge, refuse
+from proxy.kafka.shared import Shared
 from proxy.layers.opaque import OpaqueLayer
 from proxy.limits import Limits
 from tests.proxy.dialogue import PORT
@@ -26,6 +29,8 @@ from tests.proxy.kafka_talk import (
     produced,
     request,
 )
+
+SASL_HANDSHAKE, SASL_AUTHENTICATE = 17, 36
 
 
 def codes(talk: Talk, index: int = -1) -> list[tuple[str, int]]:
@@ -607,3 +612,89 @@ def test_tls_does_not_pass_where_something_is_denied() -> None:
     talk.client(b"\x16\x03\x01")
     assert talk.over == "finish, linger"
     assert talk.edge.legs == []
+
+
+def test_a_record_tells_the_error_of_its_own_resource() -> None:
+    shared = Shared(new_counters(), judge, refuse)
+    talk = Talk("orders", shared=shared)
+    asked = [{"ResourceType": 2, "ResourceName": "orders"}, {"ResourceType": 4, "ResourceName": "0"}]
+    talk.client(request(32, 4, 7, {"Resources": asked}))
+    assert [each["ResourceName"] for each in talk.sent()[0].body["Resources"]] == ["orders"]
+    talk.broker(answer(32, 4, 7, {"Results": [{**asked[0], "ErrorMessage": None, "Configs": []}]}))
+    assert [each["ErrorCode"] for each in talk.got(32, 4).body["Results"]] == [0, 31]
+    assert talk.records() == [
+        "DROPPED DescribeConfigs DescribeConfigs 31 by default-deny",
+        "FORWARDED DescribeConfigs DescribeConfigs orders 0 by r-orders",
+    ]
+
+
+def test_a_record_tells_the_error_of_its_own_group() -> None:
+    talk = Talk(shared=Shared(new_counters(), judge, refuse))
+    talk.box.swap(rules(port=PORT, revision=2, kafka=(KafkaRule("mine", topic="orders", group="mine"),)))
+    talk.client(request(15, 5, 7, {"Groups": ["other", "mine"]}))
+    talk.broker(answer(15, 5, 7, {"Groups": [{"GroupId": "mine", "ProtocolType": "consumer", "Members": []}]}))
+    assert [each["ErrorCode"] for each in talk.got(15, 5).body["Groups"]] == [30, 0]
+    assert talk.records() == [
+        "DROPPED DescribeGroups Describe other 30 by default-deny",
+        "FORWARDED DescribeGroups Describe mine 0 by mine",
+    ]
+
+
+def test_a_record_tells_the_error_of_a_partition_of_a_transaction() -> None:
+    talk = Talk("orders", shared=Shared(new_counters(), judge, refuse))
+    named = [{"Name": "orders", "Partitions": [0]}]
+    talk.client(
+        request(
+            24,
+            3,
+            7,
+            {
+                "V3AndBelowTransactionalId": "tx",
+                "V3AndBelowProducerId": 1,
+                "V3AndBelowProducerEpoch": 0,
+                "V3AndBelowTopics": named,
+            },
+        )
+    )
+    told = [{"Name": "orders", "ResultsByPartition": [{"PartitionIndex": 0, "PartitionErrorCode": 48}]}]
+    talk.broker(answer(24, 3, 7, {"ResultsByTopicV3AndBelow": told}))
+    assert talk.records() == ["FORWARDED AddPartitionsToTxn Write orders 48 by r-orders"]
+
+
+def test_an_answer_too_large_to_learn_from_goes_on_as_it_came() -> None:
+    talk = Talk("orders", shared=Shared(new_counters(), judge, refuse), limits=Limits(kafka_answer_bytes=100))
+    talk.client(request(METADATA, 12, 7, {"Topics": [{"Name": "orders"}], "AllowAutoTopicCreation": False}))
+    partitions = [{"PartitionIndex": index} for index in range(10)]
+    topic = {"Name": "orders", "TopicId": bytes(range(16)), "Partitions": partitions}
+    told = answer(METADATA, 12, 7, {"Brokers": [], "Topics": [topic]})
+    assert len(told) > 100
+    talk.broker(told[:50])
+    assert bytes(talk.edge.down) == told[:50]
+    talk.broker(told[50:])
+    assert bytes(talk.edge.down) == told
+    assert talk.over == ""
+
+
+def test_a_login_goes_by_untouched_and_what_follows_is_judged() -> None:
+    talk = Talk("orders", shared=Shared(new_counters(), judge, refuse))
+    frames = [
+        request(SASL_HANDSHAKE, 1, 1, {"Mechanism": "PLAIN"}),
+        request(SASL_AUTHENTICATE, 2, 2, {"AuthBytes": b"\0pod\0secret"}),
+    ]
+    told = [
+        answer(SASL_HANDSHAKE, 1, 1, {"Mechanisms": ["PLAIN"]}),
+        answer(SASL_AUTHENTICATE, 2, 2, {"ErrorMessage": None, "AuthBytes": b"", "SessionLifetimeMs": 0}),
+    ]
+    for asked, answered in zip(frames, told, strict=True):
+        talk.client(asked)
+        talk.broker(answered)
+    assert bytes(talk.edge.legs[0]) == b"".join(frames)
+    assert bytes(talk.edge.down) == b"".join(told)
+    talk.client(produce(3, "secrets"))
+    assert bytes(talk.edge.legs[0]) == b"".join(frames)
+    assert codes(talk) == [("secrets", TOPIC_DENIED)]
+    assert talk.records() == [
+        "FORWARDED SaslHandshake Nothing 0 by r-orders",
+        "FORWARDED SaslAuthenticate Nothing 0 by r-orders",
+        "DROPPED Produce Write secrets 29 by default-deny",
+    ]
