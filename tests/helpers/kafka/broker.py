@@ -23,6 +23,8 @@ from tests.helpers.kafka.wire import TIMEOUT_S, Wire
 START_S = 60.0
 STOP_S = 30.0
 STARTED = "Kafka Server started"
+END_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+"""A test run that is ended by a signal leaves no broker."""
 
 PROPERTIES = """
 process.roles=broker,controller
@@ -88,7 +90,7 @@ def broker(users: Sequence[str] = ()) -> Iterator[Broker]:
         )  # fmt: skip
         with (place / "log").open("wb") as log:
             process = subprocess.Popen(  # noqa: S603  Kafka's own program
-                kafka(BROKER, config, temporary=place), stdout=log, stderr=subprocess.STDOUT
+                [*END_WITH_US, *kafka(BROKER, config, temporary=place)], stdout=log, stderr=subprocess.STDOUT
             )
         try:
             _wait(process, place / "log")
