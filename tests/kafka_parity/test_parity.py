@@ -256,6 +256,13 @@ def test_a_pod_and_a_principal_see_the_same(key: int, boss: Link, world: World, 
     assert not unlisted, f"{len(unlisted)}, the first: {unlisted[0]}"
 
 
+def test_every_api_but_those_that_no_pod_may_is_compared(world: World) -> None:
+    """What the broker does not offer is not sent: what brokers and controllers ask of each other, and telemetry, for
+    which it would need a metrics reporter that takes it (KIP-714)."""
+    unsent = {row.name for key, row in ROWS.items() if key not in world.offered and row.judge is not brokers_only}
+    assert unsent == {"GetTelemetrySubscriptions", "PushTelemetry"}
+
+
 def both_ways(draw: Draw, key: int, version: int, boss: Link, world: World, users: Users, pods: Pods) -> Seen:
     """One request of an API in a version."""
     api = TABLE.apis[key].name
