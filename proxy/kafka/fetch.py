@@ -52,6 +52,9 @@ class Watch(Protocol):
     def answered(self, error: int, session_id: int) -> None:
         """The answer's first fields came."""
 
+    def withdrawn(self, names: set[str]) -> "list[Tree] | None":
+        """Topics of an answer of ours in its place, where these are not allowed any more; None where there is none."""
+
 
 @dataclass(slots=True)
 class ReadPlan(Plan):
@@ -117,6 +120,15 @@ class Change:
         """See `Watch`."""
         return self.session.names()
 
+    def withdrawn(self, names: set[str]) -> list[Tree] | None:
+        """See `Watch`. What did not change need not be told in a session."""
+        known: Topics = {}
+        for topics in (self.session.topics, *(change.adds for change in self.session.waiting)):
+            for key, topic in topics.items():
+                if topic.name in names:
+                    known.setdefault(key, Named(topic.name)).partitions.update(topic.partitions)
+        return [_empty(key, topic, TOPIC_AUTHORIZATION_FAILED) for key, topic in known.items()]
+
     def answered(self, error: int, session_id: int) -> None:
         """The broker adds, then forgets. What it did before it met an error nobody knows: it may have added, and need
         not have forgotten."""
@@ -151,6 +163,13 @@ class Whole:
     def names(self) -> Iterable[str]:
         """See `Watch`."""
         return {topic.name for topic in self._topics.values()}
+
+    def withdrawn(self, names: set[str]) -> list[Tree] | None:
+        """See `Watch`. Clients want all that they asked for, outside of a session."""
+        return [
+            _empty(key, topic, TOPIC_AUTHORIZATION_FAILED if topic.name in names else 0)
+            for key, topic in self._topics.items()
+        ]
 
     def answered(self, error: int, session_id: int) -> None:
         """The broker may have made a session."""
@@ -212,7 +231,7 @@ class Sessions:
             changed["MaxWaitMs"] = changed["MinBytes"] = (
                 0  # the denial is told at once, whether there are records or not
             )
-            plan.insert = insert_of(FETCH, version, _denied(entries, errors, version))
+            plan.insert = insert_of(FETCH, version, _denied(entries, errors))
         return plan
 
     def _incremental(
@@ -276,16 +295,26 @@ def _topics(entries: Iterable[tuple[Tree, str]]) -> Topics:
     return topics
 
 
-def _denied(entries: list[Tree], errors: list[int], version: int) -> list[Tree]:
-    """The topics with an error as an answer tells them (FetchResponse.partitionResponse)."""
-    told: list[Tree] = []
-    for entry, error in zip(entries, errors, strict=True):
-        if not error:
-            continue
-        topic: Tree = {"TopicId": entry["TopicId"]} if version >= _FIRST_ID else {"Topic": entry["Topic"]}
-        topic["Partitions"] = [
+def _denied(entries: list[Tree], errors: list[int]) -> list[Tree]:
+    """The topics with an error as an answer tells them."""
+    return [
+        _no_records(_key(entry), [each["Partition"] for each in entry["Partitions"]], error)
+        for entry, error in zip(entries, errors, strict=True)
+        if error
+    ]
+
+
+def _empty(key: TopicKey, topic: Named, error: int) -> Tree:
+    return _no_records(key, sorted(topic.partitions), error)
+
+
+def _no_records(key: TopicKey, partitions: Iterable[int], error: int) -> Tree:
+    """A topic of an answer (FetchResponse.partitionResponse)."""
+    name: Tree = {"TopicId": key} if isinstance(key, bytes) else {"Topic": key}
+    return name | {
+        "Partitions": [
             {
-                "PartitionIndex": each["Partition"],
+                "PartitionIndex": index,
                 "ErrorCode": error,
                 "HighWatermark": -1,
                 "LastStableOffset": -1,
@@ -294,14 +323,13 @@ def _denied(entries: list[Tree], errors: list[int], version: int) -> list[Tree]:
                 "PreferredReadReplica": -1,
                 "Records": b"",
             }
-            for each in entry["Partitions"]
+            for index in partitions
         ]
-        told.append(topic)
-    return told
+    }
 
 
 def _answer(request: Request, entries: list[Tree], errors: list[int]) -> ReadPlan:
-    answer = {"SessionId": 0, "Responses": _denied(entries, errors, request.api_version)}
+    answer = {"SessionId": 0, "Responses": _denied(entries, errors)}
     return ReadPlan(Action.ANSWER, answer=answer)
 
 

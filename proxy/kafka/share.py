@@ -74,6 +74,10 @@ class ShareRead:
         """See `Watch`."""
         return {topic.name for topic in self._session.topics.values()}
 
+    def withdrawn(self, names: set[str]) -> list[Tree] | None:
+        """See `Watch`. A member that has lost its connection learns of it by its next heartbeat."""
+        return None
+
     def answered(self, error: int, session_id: int) -> None:
         """The mirror was right before: it holds what was asked for, answered or not."""
 

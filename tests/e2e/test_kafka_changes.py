@@ -1,11 +1,14 @@
 """What changes under a client's feet: rules, topics, leaders."""
 
+import json
 import secrets
 import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.helpers.cluster import Cluster, Record, eventually
+from tests.helpers.cluster import Cluster, Record, cluster, eventually, kill
 from tests.helpers.kafka import policy, wire
 from tests.helpers.kafka.clients import CLIENTS, Outcome, outcomes
 from tests.helpers.kafka.wire import fetch, fetched
@@ -133,3 +136,70 @@ def test_a_topic_made_again_has_another_id_and_the_same_rights(kafka_lab: Cluste
         sent, got = outcomes(done.stdout, done.stderr)
         assert sent["ok"], sent
         assert got["result"]["values"] == ["second life", "real-0", "real-1", "real-2"], got
+
+
+# ---- three brokers
+
+
+@pytest.fixture(scope="module")
+def three() -> Iterator[Cluster]:
+    with cluster("--with", "kafka=3") as lab:
+        yield lab
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_clients_follow_a_leader_that_changes(three: Cluster, side: str) -> None:
+    lab, topic = three, {"ingress": "orders", "egress": "invoices"}[side]
+    rights = ({"role": "produce", "topic": topic}, {"role": "consume", "topic": topic})
+    lab.delete_policies()
+    assert eventually(lambda: _whole(lab, topic), 120)
+    lab.apply(SIDES[side](*rights))
+    confluent, aiokafka = CLIENTS["confluent"], CLIENTS["aiokafka"]
+    bootstrap = ",".join(f"kafka-{number}:{wire.PORT}" for number in range(3))
+    read = {"do": "consume", "topic": topic, "group": f"three-{side}", "count": 40, "prefix": side}
+    consumer = lab.start("billing", *aiokafka.argv(bootstrap, [read]))
+    try:
+        _send(lab, confluent.argv(bootstrap, [_write(topic, f"{side}-before")]))
+        with wire.behind(lab, "kafka-0") as inside:
+            leader = _leader(inside, topic)
+        _kill_broker(lab, f"kafka-{leader}")
+        _send(lab, confluent.argv(bootstrap, [_write(topic, f"{side}-after")]))
+        (got,) = _ended(consumer)
+    finally:
+        consumer.kill()
+        consumer.communicate()
+    wanted = sorted(f"{side}-{when}-{n}" for when in ("before", "after") for n in range(20))
+    assert sorted(got["result"]["values"]) == wanted, got  # of several partitions, in any order
+
+
+def _write(topic: str, prefix: str) -> dict[str, object]:
+    return {"do": "produce", "topic": topic, "prefix": prefix, "count": 20, "idempotent": True}
+
+
+def _send(lab: Cluster, argv: list[str]) -> None:
+    done = lab.exec("billing", *argv)
+    (outcome,) = outcomes(done.stdout, done.stderr)
+    assert outcome["ok"], outcome
+
+
+def _whole(lab: Cluster, topic: str) -> bool:
+    """Whether every broker has every partition, as after a start."""
+    try:
+        with wire.behind(lab, "kafka-0") as inside:
+            partitions = inside.topics(topic)[topic]["Partitions"]
+    except OSError:
+        return False
+    return all(len(partition["IsrNodes"]) == 3 for partition in partitions)
+
+
+def _leader(inside: wire.Wire, topic: str) -> int:
+    number: int = inside.topics(topic)[topic]["Partitions"][0]["LeaderId"]
+    return number
+
+
+def _kill_broker(lab: Cluster, pod: str) -> None:
+    """The broker of a pod, as a crash would."""
+    (found,) = [each for each in json.loads((lab.directory / "lab.json").read_text())["pods"] if each["name"] == pod]
+    for pid in Path(found["cgroup"], "cgroup.procs").read_text().split():
+        if b"kafka.Kafka" in Path("/proc", pid, "cmdline").read_bytes():
+            kill(int(pid))

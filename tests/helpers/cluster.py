@@ -22,6 +22,7 @@ from typing import Any
 from agent import cli
 from audit.filters import parse_since
 from lab import names, state
+from lab.kafka.cluster import BROKERS_POLICY_FILE
 
 TULLE = Path(sys.executable).with_name("tulle")
 Record = dict[str, Any]
@@ -153,8 +154,8 @@ class Cluster:
             assert done.returncode == 0, done.stderr
 
     def delete_policies(self) -> None:
-        """Delete every policy, by the names that the node has."""
-        found = sorted({path.name for path in self.directory.glob("*/policies/*.yaml")})
+        """Delete every policy, by the names that the node has; the lab's own for its brokers stays."""
+        found = sorted({path.name for path in self.directory.glob("*/policies/*.yaml")} - {BROKERS_POLICY_FILE})
         names = [name.removesuffix(".yaml").split(".") for name in found]
         if names:
             wanted = sorted({f"{namespace}/{name}" for _, namespace, name in names})

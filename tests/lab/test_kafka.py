@@ -271,6 +271,9 @@ def test_three_brokers_and_a_leader_that_goes(fresh: LabUnderTest, tmp_path: Pat
         "kafka-1",
         "kafka-2",
     ]
+    names_lead = "import socket; print(*sorted({x[4][0] for x in socket.getaddrinfo('kafka', 1, socket.AF_INET)}))"
+    led = fresh.output("frontend", sys.executable, "-c", names_lead).split()
+    assert led == sorted(str(pod["ipv4"]) for pod in fresh.status()["pods"] if str(pod["name"]).startswith("kafka-"))
     described = describe(fresh)
     assert {partition["Leader"] for partition in described} == {"0", "1", "2"}
     assert all(len(partition["Isr"].split(",")) == 3 for partition in described)

@@ -159,7 +159,7 @@ def test_no_byte_more_of_a_withdrawn_topic() -> None:
     talk.client(read(1, "orders"))
     swap(talk, "invoices")
     assert talk.over == "reset"
-    assert talk.records()[-1] == "DROPPED ShareFetch Read orders - by default-deny"
+    assert talk.records()[-2] == "DROPPED ShareFetch Read orders - by default-deny"
 
 
 def test_a_session_that_was_closed_is_not_known_any_more() -> None:
