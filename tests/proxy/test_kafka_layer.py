@@ -702,7 +702,7 @@ def test_a_login_goes_by_untouched_and_what_follows_is_judged() -> None:
 
 
 def test_only_so_many_ids_are_asked_for_and_the_rest_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.layers.kafka.MAX_ASKED", 2)
+    monkeypatch.setattr("proxy.kafka.requesting.MAX_ASKED", 2)
     talk = Talk("a", "b", "c")
     talk.client(produce(7, "a", "b", "c", version=13))
     (question,) = talk.sent()
