@@ -21,6 +21,7 @@ from proxy.events import Timer
 from proxy.flow_event import AUDIT, DROPPED, RULE_LIMIT, RULE_PROTOCOL, KafkaFacts
 from proxy.kafka.answering import Answering
 from proxy.kafka.answers import error_of
+from proxy.kafka.apis import unknown_versions
 from proxy.kafka.exchange import API_VERSIONS, Exchange
 from proxy.kafka.fetch import FETCH, ReadPlan
 from proxy.kafka.ids import ids_in, question, told_by
@@ -258,7 +259,7 @@ class Requesting(Answering):
         """Error 35 in the API's own shape; None where it has none that we know."""
         key, version, body = seen.api_key, seen.api_version, None
         if reason == "unknown_version" and key == API_VERSIONS:
-            version, body = 0, _own_versions()
+            version, body = 0, unknown_versions()
         elif reason not in ("unknown_api", "unknown_version") and key >= 0:
             request = request or Request(key, version, seen.correlation_id, None, {})
             body = self._shared.refuse(request, UNSUPPORTED_VERSION).answer
@@ -288,18 +289,6 @@ class Requesting(Answering):
 def _cost(request: Request, raw: bytes) -> int:
     """Bytes that are kept with a request whose answer is edited, or that waits."""
     return len(raw) + request.elements * ELEMENT_BYTES
-
-
-def _own_versions() -> Tree:
-    """What a client is told that asks for ApiVersions in a version that we do not know (KIP-511)."""
-    request = TABLE.apis[API_VERSIONS].request
-    if request is None:
-        raise RuntimeError("a table without ApiVersions")
-    first, last = request.versions
-    return {
-        "ErrorCode": UNSUPPORTED_VERSION,
-        "ApiKeys": [{"ApiKey": API_VERSIONS, "MinVersion": first, "MaxVersion": last}],
-    }
 
 
 def _forget_records(body: Tree) -> None:

@@ -23,6 +23,7 @@ from tests.proxy.kafka_talk import (
     Talk,
     answer,
     described,
+    ids_of,
     kafka_rules,
     metadata,
     produce,
@@ -698,3 +699,18 @@ def test_a_login_goes_by_untouched_and_what_follows_is_judged() -> None:
         "FORWARDED SaslAuthenticate Nothing 0 by r-orders",
         "DROPPED Produce Write secrets 29 by default-deny",
     ]
+
+
+def test_only_so_many_ids_are_asked_for_and_the_rest_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.kafka.requesting.MAX_ASKED", 2)
+    talk = Talk("a", "b", "c")
+    talk.client(produce(7, "a", "b", "c", version=13))
+    (question,) = talk.sent()
+    ids = ids_of("a", "b")
+    assert [topic["TopicId"] for topic in question.body["Topics"]] == [ids["a"], ids["b"]]
+    assert talk.counters["kafka_ids_unasked"] == 1
+    talk.broker(described(7, "a", "b"))
+    assert [topic["TopicId"] for topic in talk.sent()[-1].body["TopicData"]] == [ids["a"], ids["b"]]
+    talk.broker(produced(7, "a", "b", version=13))
+    told = talk.got(PRODUCE, 13).body["Responses"]
+    assert [topic["PartitionResponses"][0]["ErrorCode"] for topic in told] == [0, 0, 100]
