@@ -170,6 +170,24 @@ def test_what_the_mirror_does_not_know_or_allow_begins_anew(asked: bytes) -> Non
     assert talk.events[-1].verdict == "DROPPED"
 
 
+def test_a_session_that_its_client_has_ended_begins_anew() -> None:
+    talk = with_session()
+    talk.client(fetch(2, session=5, epoch=-1))
+    talk.broker(fetched(2))
+    talk.client(fetch(3, session=5, epoch=1))
+    assert len(talk.up) == 2
+    assert told(talk) == (70, [])
+
+
+def test_an_answer_with_an_error_makes_no_session() -> None:
+    talk = Talk("orders")
+    talk.client(fetch(1, "orders"))
+    talk.broker(fetched(1, "orders", session=5, error=6))
+    talk.client(fetch(2, session=5, epoch=1))
+    assert len(talk.up) == 1
+    assert told(talk) == (70, [])
+
+
 def test_a_withdrawn_topic_of_a_session_begins_anew() -> None:
     talk = with_session("invoices")
     talk.client(fetch(2, "invoices", session=5, epoch=1))

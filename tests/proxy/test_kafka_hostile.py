@@ -92,6 +92,16 @@ def test_a_share_session_that_its_owner_opened_again_is_not_read() -> None:
     assert b"a record" not in bytes(talk.edge.down)
 
 
+def test_the_answer_to_a_share_fetch_meets_the_rules_of_its_moment() -> None:
+    talk = knowing()
+    talk.client(share(1, "orders", epoch=0))
+    rule = KafkaRule("r", role="consume", topic="invoices", group="billing")
+    talk.box.swap(rules(port=PORT, revision=3, kafka=(rule,)))  # nobody has told the layer yet
+    talk.broker(shared(1, "orders"))
+    assert talk.got(SHARE_FETCH, 1).body["ErrorCode"] == 122
+    assert b"a record" not in bytes(talk.edge.down)
+
+
 def test_a_share_fetch_asks_for_no_more_than_is_read_whole() -> None:
     talk = knowing()
     talk.client(share(1, "orders", epoch=0, most=1 << 30))
