@@ -4,6 +4,7 @@ import pytest
 
 from parsers.kafka.codec import Tree
 from policies.ruleset import KafkaRule
+from proxy.kafka.fetch import MAX_SESSIONS
 from proxy.kafka.ids import TopicIds
 from proxy.kafka.inbox import Inbox
 from tests.proxy.dialogue import PORT
@@ -37,11 +38,12 @@ def read(
     forget: tuple[str, ...] = (),
     group: str = "billing",
     api: int = SHARE_FETCH,
+    member: str = "m",
 ) -> bytes:
     """A ShareFetch, or a ShareAcknowledge."""
     body: Tree = {
         "GroupId": group,
-        "MemberId": "m",
+        "MemberId": member,
         "ShareSessionEpoch": epoch,
         "MaxWaitMs": 500,
         "MinBytes": 1,
@@ -230,3 +232,36 @@ def test_what_came_in_one_read_is_given_out_as_it_is() -> None:
     inbox.take(1)
     inbox.feed(b"e")
     assert inbox.take(9) == b"bcde"
+
+
+def test_a_session_is_closed_though_what_it_acknowledges_is_denied() -> None:
+    talk = share("orders")
+    talk.client(read(1, "secrets", epoch=-1, api=SHARE_ACKNOWLEDGE))
+    assert (talk.sent()[-1].api_key, talk.sent()[-1].body["Topics"]) == (SHARE_ACKNOWLEDGE, [])
+    talk.broker(answered(1, api=SHARE_ACKNOWLEDGE))
+    assert told(talk, SHARE_ACKNOWLEDGE) == (0, {IDS["secrets"]: 29})
+
+
+def test_the_oldest_of_too_many_sessions_is_forgotten() -> None:
+    talk = share("orders")
+    for number in range(MAX_SESSIONS + 1):
+        talk.client(read(number, "orders", member=f"m{number}"))
+        talk.broker(answered(number, "orders"))
+    sent = len(talk.up)
+    talk.client(read(98, epoch=1, member="m1"))
+    assert len(talk.up) == sent + 1
+    talk.broker(answered(98))
+    talk.client(read(99, epoch=1, member="m0"))
+    assert len(talk.up) == sent + 1
+    assert told(talk) == (122, {})
+
+
+def test_a_session_that_grows_too_large_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.kafka.share.MAX_PARTITIONS", 7)  # a topic counts as three, and its one partition
+    talk = share("orders", "invoices")
+    talk.client(read(1, "orders"))
+    talk.broker(answered(1, "orders"))
+    assert told(talk) == (0, {IDS["orders"]: 0})
+    talk.client(read(2, "invoices", epoch=1))
+    assert told(talk) == (122, {})
+    assert talk.counters["kafka_sessions_refused"] == 1

@@ -306,3 +306,15 @@ def whole(data: bytes) -> list[bytes]:
     while len(data) >= end + 4 and len(data) >= end + 4 + int.from_bytes(data[end : end + 4]):
         end += 4 + int.from_bytes(data[end : end + 4])
     return frames(data[:end])
+
+
+def test_an_unknown_tag_in_the_header_is_refused_before_anything_goes_on() -> None:
+    talk = Talk("orders", limits=LIMITS)
+    frame = produce(7, "orders", records=BIG)[4:]
+    tags = 10 + len("test")  # behind key, version, correlation id, and the client id
+    assert frame[tags] == 0
+    frame = frame[:tags] + b"\1\x09\1x" + frame[tags + 1 :]
+    talk.client(*pieces(len(frame).to_bytes(4) + frame))
+    assert talk.edge.legs == []
+    assert talk.records() == ["DROPPED Produce unknown_tag - by tulle:protocol"]
+    assert talk.over == "finish, linger"
