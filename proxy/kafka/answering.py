@@ -130,7 +130,7 @@ class Answering(State):
                     ours = TABLE.apis[METADATA].request
                     newest = ours.versions[1] if ours is not None else 0
                     self._metadata_version = min(api["MaxVersion"], newest)
-        elif told_by(key):
+        elif (exchange.reads or exchange.asked) and told_by(key):
             self._shared.ids.learn(self._place, pairs_in(key, body))
         return version, body
 

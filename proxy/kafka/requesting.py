@@ -6,10 +6,11 @@ INVARIANT: bytes go upstream only with the permit of a verdict on the request th
 from typing import Final
 
 from parsers.errors import RemoteProtocolError
-from parsers.kafka.codec import Tree
+from parsers.kafka.codec import Incomplete, Tree
 from parsers.kafka.frames import (
     HEAD_BYTES,
     Request,
+    begin_request,
     decode_request,
     encode_request,
     encode_response,
@@ -149,7 +150,8 @@ class Requesting(Answering):
             exchange.ids = questions.ids
             if isinstance(plan, ReadPlan):
                 exchange.insert, exchange.watch = plan.insert, plan.watch
-            exchange.reads = key == API_VERSIONS or told_by(key)
+            # a topic that is only tried out has an id that means nothing
+            exchange.reads = key == API_VERSIONS or (told_by(key) and not request.body.get("validateOnly"))
             if plan.edit is not None:
                 exchange.cost = _cost(request, raw)
                 if key == PRODUCE:
@@ -241,7 +243,10 @@ class Requesting(Answering):
         exchange = Exchange(seen.api_key, seen.api_version, seen.correlation_id, None, flow.kafka_request())
         if permit is not None:  # mode audit never blocks
             flow.record_kafka(exchange.facts, seen, AUDIT, reason, RULE_PROTOCOL, flow.audit_policies())
-            self._await(exchange)
+            if seen.api_key == PRODUCE and _wants_no_answer(raw[SIZE.size :]):
+                self._silent = True
+            else:
+                self._await(exchange)
             self._send(raw, permit)
             return
         flow.counters["malformed"] += 1
@@ -289,6 +294,15 @@ class Requesting(Answering):
 def _cost(request: Request, raw: bytes) -> int:
     """Bytes that are kept with a request whose answer is edited, or that waits."""
     return len(raw) + request.elements * ELEMENT_BYTES
+
+
+def _wants_no_answer(frame: bytes) -> bool:
+    """Whether a Produce request that cannot be read whole says acks=0 before that."""
+    try:
+        request, _ = begin_request(frame, "TopicData")
+    except (RemoteProtocolError, Incomplete):
+        return False
+    return bool(request.body["Acks"] == 0)
 
 
 def _forget_records(body: Tree) -> None:

@@ -194,3 +194,16 @@ def test_a_name_beside_an_id_is_not_forwarded() -> None:
     beside: Tree = {"TopicId": IDS["orders"], "Name": "secrets"}
     talk.client(request(METADATA, 12, 1, {"Topics": [beside], "AllowAutoTopicCreation": True}))
     assert talk.sent()[-1].body["Topics"] == [{"TopicId": IDS["orders"], "Name": None}]
+
+
+@pytest.mark.parametrize("tried", [True, False])
+def test_the_id_of_a_topic_that_is_only_tried_out_is_not_learnt(*, tried: bool) -> None:
+    """Brokers make an id up for the answer to validateOnly (ReplicationControlManager.createTopic)."""
+    talk = Talk(shared=Shared(new_counters(), judge, refuse))
+    talk.box.swap(rules(port=PORT, revision=2, kafka=(KafkaRule("r", role="admin"),)))
+    topic: Tree = {"Name": "orders", "NumPartitions": 1, "ReplicationFactor": 1, "Assignments": [], "Configs": []}
+    talk.client(request(19, 7, 1, {"Topics": [topic], "timeoutMs": 1000, "validateOnly": tried}))
+    made: Tree = {"Name": "orders", "TopicId": b"\x07" * 16, "ErrorCode": 0}
+    talk.broker(answer(19, 7, 1, {"Topics": [made]}))
+    assert talk.correlations() == [1]
+    assert len(talk.shared.ids) == (0 if tried else 1)

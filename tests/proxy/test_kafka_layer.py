@@ -253,6 +253,15 @@ def test_in_mode_audit_a_frame_that_cannot_be_read_passes() -> None:
     assert talk.over == ""
 
 
+def test_in_mode_audit_an_unreadable_request_without_an_answer_is_not_waited_for() -> None:
+    talk = Talk("orders", audit=True)
+    frame = produce(2, "orders", acks=0)[4:-2]
+    talk.client(produce(1, "orders"), len(frame).to_bytes(4) + frame, produce(3, "orders"))
+    talk.broker(produced(1, "orders"), produced(3, "orders"))
+    assert talk.correlations() == [1, 3]
+    assert talk.over == ""
+
+
 def test_in_mode_audit_a_server_that_speaks_first_is_not_waited_for() -> None:
     talk = Talk("orders", audit=True)
     talk.now.expired(Timer.IDLE)
