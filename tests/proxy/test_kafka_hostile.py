@@ -120,6 +120,21 @@ def test_a_denied_group_beside_an_allowed_one_has_a_record() -> None:
     assert talk.counters["denied"] == 1
 
 
+def test_a_group_that_mode_audit_lets_pass_beside_topics_has_a_record() -> None:
+    talk = Talk(audit=True, shared=Shared(new_counters(), judge, refuse))
+    rule = KafkaRule("r", role="consume", topic="orders", group="billing")
+    talk.box.swap(rules(port=PORT, revision=2, audit=True, kafka=(rule,)))
+    groups: list[Tree] = [
+        {"GroupId": group, "Topics": [{"Name": "orders", "PartitionIndexes": [0]}]} for group in ("billing", "payroll")
+    ]
+    talk.client(request(OFFSET_FETCH, 8, 1, {"Groups": groups}))
+    talk.broker(answer(OFFSET_FETCH, 8, 1, {"Groups": [{"GroupId": each["GroupId"], "Topics": []} for each in groups]}))
+    assert [each.split(" by ")[0] for each in talk.records()] == [
+        "AUDIT OffsetFetch Describe payroll 0",
+        "FORWARDED OffsetFetch Describe orders 0",
+    ]
+
+
 def test_a_denied_broker_beside_an_allowed_topic_has_a_record() -> None:
     talk = Talk(shared=Shared(new_counters(), judge, refuse))
     rule = KafkaRule("r", role="admin", topic="orders")

@@ -5,7 +5,7 @@ import pytest
 from parsers.kafka.codec import Tree
 from policies.ruleset import KafkaRule
 from proxy.kafka.fetch import MAX_SESSIONS
-from proxy.kafka.ids import TopicIds
+from proxy.kafka.ids import TopicIds, pairs_in
 from proxy.kafka.inbox import Inbox
 from tests.proxy.dialogue import PORT
 from tests.proxy.helpers import rules
@@ -265,3 +265,8 @@ def test_a_session_that_grows_too_large_begins_anew(monkeypatch: pytest.MonkeyPa
     talk.client(read(2, "invoices", epoch=1))
     assert told(talk) == (122, {})
     assert talk.counters["kafka_sessions_refused"] == 1
+
+
+def test_a_name_that_no_topic_can_have_is_not_learnt() -> None:
+    topics = [{"TopicId": bytes([size % 256]) * 16, "Name": "x" * size} for size in (249, 250)]
+    assert pairs_in(3, {"Topics": topics}) == [(bytes([249]) * 16, "x" * 249)]
