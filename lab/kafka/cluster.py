@@ -65,7 +65,7 @@ def extended(spec: LabSpec, lab: str, brokers: int) -> LabSpec:
         LabError: a number of brokers that cannot be, or the lab has a pod of a broker's name.
     """
     if not 1 <= brokers <= MAX_BROKERS:
-        raise LabError(f"--with kafka={brokers}: expected 1 to {MAX_BROKERS} brokers")
+        raise LabError(f"--with kafka={brokers}: expected 1 to {MAX_BROKERS} brokers", 2)
     hosts = [NAME] if brokers == 1 else [f"{NAME}-{number}" for number in range(brokers)]
     peers = ["localhost"] if brokers == 1 else hosts
     present = {pod.name for pod in spec.pods if pod.namespace == names.DEFAULT_NAMESPACE}

@@ -70,8 +70,9 @@ def test_a_file_may_have_its_own_billing_but_no_pod_of_a_brokers_name() -> None:
 
 @pytest.mark.parametrize("count", [0, MAX_BROKERS + 1])
 def test_numbers_of_brokers_that_cannot_be(count: int) -> None:
-    with pytest.raises(LabError, match=f"kafka={count}: expected 1 to"):
+    with pytest.raises(LabError, match=f"kafka={count}: expected 1 to") as caught:
         extended(default_spec(), "x", count)
+    assert caught.value.status == 2  # a wrong use
 
 
 def test_listeners_have_ports_of_their_own_and_one_brokers_inner_ones_are_on_loopback() -> None:

@@ -2,8 +2,8 @@
 state.
 
 A fetch names only what changed since the last one of its session, and a broker judges the whole session each time. The
-layer knows sessions and judges by them (`proxy.kafka.fetch`, `proxy.kafka.share`). The rows here have the shapes in which
-a request is refused as a whole, and judge one outside of any session: that is what the table's tests ask them.
+layer knows sessions and judges by them (`proxy.kafka.fetch`, `proxy.kafka.share`). The rows here have the shapes in
+which a request is refused as a whole, and judge one outside of any session: that is what the table's tests ask them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
