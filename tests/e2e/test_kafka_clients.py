@@ -33,6 +33,9 @@ AT_ONCE = 3
 
 BUSY = "It is blocking the event loop"
 """kafka-python's warning of a machine that has no time for it."""
+UNTOLD = "No partition metadata for topic"
+"""kafka-python's warning when its group settles before its own first metadata came, which it asks for beside (seen once
+in many runs, on a busy machine): it joins again, with the same result."""
 
 type Runs = Mapping[tuple[str, str], list[Outcome]]
 """By way and client: its allowed steps, and where there is a policy its denied ones."""
@@ -96,7 +99,7 @@ def test_what_is_allowed_goes_as_without_tulle(runs: Runs, client: Client, way: 
             continue  # what is hidden there, the next test is about
         assert _same(name, with_us, way) == _same(name, without, "direct"), name
         more = {plain(line, way) for line in with_us["log"]} - {plain(line, "direct") for line in without["log"]}
-        more = {line for line in more if BUSY not in line}
+        more = {line for line in more if BUSY not in line and UNTOLD not in line}
         assert not more, name
 
 
